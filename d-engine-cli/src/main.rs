@@ -1,0 +1,2 @@
+//! The d-engine binary.
+fn main() {}

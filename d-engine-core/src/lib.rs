@@ -1,0 +1,29 @@
+//! The contract between d-engine and its storage: traits, the plain types in their signatures, and their bytes on disk.
+//!
+//! Adaptor authors depend on this crate alone (and on `d-engine-test-suite` for their tests). It contains no consensus,
+//! no runtime, no wire format and does no I/O.
+//!
+//! * [`StorageEngine`] = [`LogStore`] + [`MetaStore`]: the Raft log and the hard state.
+//! * [`StateMachine`]: what committed entries do.
+//! * [`KvStore`]: an ordered map with atomic batches, the shortest way to publish a backend.
+
+mod codec;
+pub mod command;
+mod error;
+mod kv_store;
+pub mod slot;
+pub mod snapshot;
+mod state_machine;
+mod storage;
+mod types;
+
+pub use codec::{Reader, checksum};
+pub use command::{KvCommand, KvOutcome};
+pub use error::{Error, Result, Severity};
+pub use kv_store::{Direction, KeyRange, KvStore, KvView, WriteBatch, WriteOp};
+pub use state_machine::{SnapshotView, StateMachine, WatchSink};
+pub use storage::{LogStore, LogSummary, MetaStore, StorageEngine};
+pub use types::{
+    ApplyResult, ClusterSettings, ENTRY_HEADER_LEN, Entry, EntryKind, HardState, Identity, LogId, Member, MemberKind,
+    Membership, SnapshotChecksum, SnapshotMetadata,
+};

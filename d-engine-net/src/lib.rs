@@ -1,0 +1,1 @@
+//! gRPC for d-engine: peers, services, client

@@ -1,0 +1,1 @@
+//! The laws that every d-engine storage backend keeps, as tests
