@@ -1,1 +1,39 @@
-//! Sans-IO Raft: decides, never does
+//! Sans-IO Raft: decides, never does.
+//!
+//! [`Raft`] is the consensus core. It takes [`Input`]s and hands out [`Action`]s; it keeps log ids, never payload bytes.
+//! [`Driver`] wraps it with what else must be exactly right (filling messages, write order, applying) and is sans-IO as
+//! well: a runtime performs its [`Command`]s and reports back with [`Event`]s. Neither has a clock, a thread, a source of
+//! randomness other than its seed, or any I/O, so the same inputs always give the same outputs.
+//!
+//! Sections (§) refer to Ongaro's dissertation, figures to the Raft paper.
+
+mod append;
+mod config;
+mod driver;
+mod election;
+mod follower;
+mod formation;
+mod leader;
+mod log;
+mod membership;
+mod message;
+mod progress;
+mod raft;
+mod read;
+#[cfg(feature = "simulator")]
+pub mod simulator;
+mod start;
+mod status;
+mod tail;
+mod writes;
+
+pub use config::{Config, ConfigError};
+pub use driver::{Command, Driver, Event};
+pub use membership::{has_quorum, quorum_value};
+pub use message::{Append, AppendOutcome, AppendReply, Body, Message, VoteRequest};
+pub use raft::{Action, Input, Rejection, Write};
+pub use start::{Boot, Restored, StartError};
+pub use status::{PeerStatus, Role, Status};
+
+/// Node id, chosen by the operator; unique in its cluster.
+pub type NodeId = u64;

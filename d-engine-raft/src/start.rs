@@ -1,0 +1,97 @@
+//! What a replica begins with, and the states of a directory that it refuses.
+
+use d_engine_core::{HardState, LogId, LogSummary};
+
+/// What survived the last run.
+#[derive(Debug, Clone, Default)]
+pub struct Restored {
+    /// The saved hard state; `None` on a new directory.
+    pub hard_state: Option<HardState>,
+    /// The shape of the log.
+    pub log: LogSummary,
+    /// The state machine's last applied entry.
+    pub last_applied: LogId,
+    /// The storage forgets at each restart.
+    pub volatile: bool,
+}
+
+/// Random numbers of one start, from the operating system.
+#[derive(Debug, Clone, Copy)]
+pub struct Boot {
+    /// Seed of election timeouts; also tells this start from earlier ones.
+    pub seed: u64,
+    /// Incarnation of the directory, if it is new.
+    pub incarnation: u128,
+    /// Id of the cluster, if this node founds it.
+    pub cluster: u128,
+}
+
+/// Why a directory cannot be started. Nothing has been changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The directory belongs to another node.
+    #[error(
+        "the data directory belongs to node {found}, but this node's id is {expected}; start it with --id {found} or choose another directory"
+    )]
+    OtherNode {
+        /// Id in the directory.
+        found: u64,
+        /// Id in the configuration.
+        expected: u64,
+    },
+    /// There is a log but no hard state.
+    #[error(
+        "the hard state is missing although the log holds entries up to {last}; the directory is incomplete: this node may have voted and forgotten it. Restore the missing file, or wipe the directory and rejoin as a new member"
+    )]
+    HardStateLost {
+        /// Last entry of the log.
+        last: LogId,
+    },
+    /// There is a formed hard state but no log.
+    #[error(
+        "the log is missing although this node belongs to cluster {cluster:032x}; the directory is incomplete: entries it acknowledged are gone. Restore the missing files, or wipe the directory and rejoin as a new member"
+    )]
+    LogLost {
+        /// Cluster in the hard state.
+        cluster: u128,
+    },
+    /// The state machine is ahead of the log.
+    #[error(
+        "the state machine has applied {applied}, but the log {log}; the log was lost or replaced. Restore it, or wipe the directory and rejoin as a new member"
+    )]
+    LogBehindState {
+        /// Last applied entry.
+        applied: LogId,
+        /// What the log holds instead.
+        log: String,
+    },
+    /// The log begins after the state machine's state, and there is no snapshot.
+    #[error(
+        "the log begins after {purged}, but the state machine has applied only {applied} and there is no snapshot between them. Restore the state machine's directory or a snapshot, or wipe the directory and rejoin as a new member"
+    )]
+    StateBehindLog {
+        /// Purge boundary of the log.
+        purged: LogId,
+        /// Last applied entry.
+        applied: LogId,
+    },
+    /// The hard state's term is older than the log's.
+    #[error(
+        "the hard state is of term {term}, but the log holds entries of term {last}; an old hard state was put back. Restore the newer one, or wipe the directory and rejoin as a new member"
+    )]
+    HardStateOld {
+        /// Term in the hard state.
+        term: u64,
+        /// Term of the last entry.
+        last: u64,
+    },
+    /// The log holds no membership.
+    #[error(
+        "the log holds no membership and there is no snapshot that has one; the directory is incomplete. Wipe it and rejoin as a new member"
+    )]
+    NoMembership,
+    /// The configuration contradicts itself.
+    #[error("{0}")]
+    Config(String),
+}

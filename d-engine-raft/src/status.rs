@@ -1,0 +1,74 @@
+//! What a replica can tell about itself.
+
+use std::time::Duration;
+
+use d_engine_core::{Identity, LogId, Membership};
+
+use crate::NodeId;
+
+/// A replica's part at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Belongs to no cluster yet.
+    Unformed,
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Asks whether it could win, without a new term (§9.6).
+    PreCandidate,
+    /// Asks for votes.
+    Candidate,
+    /// Leads.
+    Leader,
+    /// Its storage failed; takes part again after a restart.
+    Failed,
+}
+
+/// A snapshot of a replica's consensus state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// This node.
+    pub node: NodeId,
+    /// Its identity.
+    pub identity: Identity,
+    /// Its part.
+    pub role: Role,
+    /// Its term.
+    pub term: u64,
+    /// The leader it knows of.
+    pub leader: Option<NodeId>,
+    /// Highest index known committed.
+    pub commit: u64,
+    /// Highest index applied.
+    pub applied: u64,
+    /// Highest index durable here.
+    pub persisted: u64,
+    /// Last entry of the log.
+    pub last: LogId,
+    /// Purge boundary of the log.
+    pub purged: LogId,
+    /// The newest configuration in the log.
+    pub membership: Membership,
+    /// The followers, if this node leads.
+    pub peers: Vec<PeerStatus>,
+    /// Why the node does not take part, if it does not.
+    pub failure: Option<String>,
+    /// Messages that were dropped because they made no sense.
+    pub bad_messages: u64,
+    /// While unformed: founders that have not answered yet.
+    pub waiting_for: Vec<NodeId>,
+}
+
+/// What a leader knows of one follower.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerStatus {
+    /// The follower.
+    pub node: NodeId,
+    /// Highest index known to equal the leader's log, durably.
+    pub matched: u64,
+    /// Whether entries flow without waiting for answers.
+    pub replicating: bool,
+    /// Time since its last answer; `None`: none in this term.
+    pub silent_for: Option<Duration>,
+}
