@@ -1,0 +1,129 @@
+//! Answers to queries, from one point in time of the store.
+
+use bytes::Bytes;
+use d_engine_core::{Direction, Error, KvAnswer, KvQuery, KvView, Result};
+use sha2::{Digest, Sha256};
+
+use crate::layout::{Bookkeeping, UserRange, user_key, with_store_key};
+use crate::record::Record;
+
+/// Records of a page whose query names no limit.
+const DEFAULT_PAGE: u32 = 1_000;
+/// A page ends once its records reach so many bytes.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// Answers `query` from `view`, to which `book` belongs.
+pub(crate) fn answer(view: &dyn KvView, book: &Bookkeeping, query: &KvQuery) -> Result<KvAnswer> {
+    let revision = book.revision;
+    match query {
+        KvQuery::Get { key } => {
+            let stored = with_store_key(key, |store_key| view.get(store_key))?;
+            let record = stored.map(Record::decode).transpose()?;
+            Ok(KvAnswer::Get { record: record.map(|record| record.with_key(key.clone())), revision })
+        }
+        KvQuery::Range { start, end, limit, reverse, keys_only } => {
+            let direction = if *reverse { Direction::Backward } else { Direction::Forward };
+            let limit = if *limit == 0 { DEFAULT_PAGE } else { *limit } as usize;
+            let mut scan = Scan::new(view, UserRange::new(start, end.as_deref()), direction, limit.saturating_add(1));
+            page(&mut scan, limit, *keys_only, revision)
+        }
+        KvQuery::Digest => Ok(KvAnswer::Digest { digest: digest(view, book)?, keys: book.keys, revision }),
+        other => Err(Error::unsupported(format!("a query that this state machine does not know: {other:?}"))),
+    }
+}
+
+fn page(scan: &mut Scan<'_>, limit: usize, keys_only: bool, revision: u64) -> Result<KvAnswer> {
+    let mut records = Vec::new();
+    let mut bytes = 0;
+    let mut more = false;
+    while let Some((key, mut record)) = scan.next()? {
+        if records.len() == limit || bytes >= PAGE_BYTES {
+            more = true;
+            break;
+        }
+        if keys_only {
+            record.value = Bytes::new();
+        }
+        bytes += key.len() + record.value.len() + 4 * size_of::<u64>();
+        records.push(record.with_key(key));
+    }
+    Ok(KvAnswer::Range { records, more, revision })
+}
+
+/// SHA-256 over the user-visible state: a domain string, revision and number of keys, then each record in key order with
+/// its lengths in front and its numbers behind, all as little-endian.
+fn digest(view: &dyn KvView, book: &Bookkeeping) -> Result<[u8; 32]> {
+    let mut hash = Sha256::new_with_prefix(b"d-engine key-value state 1");
+    hash.update(book.revision.to_le_bytes());
+    hash.update(book.keys.to_le_bytes());
+    let mut found = 0;
+    let mut scan = Scan::new(view, UserRange::all(), Direction::Forward, usize::MAX);
+    while let Some((key, record)) = scan.next()? {
+        found += 1;
+        hash.update((key.len() as u64).to_le_bytes());
+        hash.update(&key);
+        hash.update((record.value.len() as u64).to_le_bytes());
+        hash.update(&record.value);
+        for number in [record.create_revision, record.mod_revision, record.version, record.lease] {
+            hash.update(number.to_le_bytes());
+        }
+    }
+    if found != book.keys {
+        return Err(Error::corrupt(format!("the key-value state: {} keys expected, {found} are there", book.keys)));
+    }
+    Ok(hash.finalize().into())
+}
+
+/// Walks a range in steps that are bounded in number and, by what the last step has shown, in bytes: a step of large
+/// values would otherwise fill the memory.
+struct Scan<'a> {
+    view: &'a dyn KvView,
+    range: UserRange,
+    direction: Direction,
+    step: usize,
+    /// How many pairs the caller may still ask for.
+    wanted: usize,
+    pending: std::vec::IntoIter<(Bytes, Bytes)>,
+    last: Option<Bytes>,
+    ended: bool,
+}
+
+impl<'a> Scan<'a> {
+    const FIRST_STEP: usize = 16;
+    const LARGEST_STEP: usize = 1_024;
+    const STEP_BYTES: usize = 256 * 1024;
+
+    /// A walk of at most `wanted` pairs.
+    fn new(view: &'a dyn KvView, range: UserRange, direction: Direction, wanted: usize) -> Self {
+        let ended = range.behind(None, direction).is_empty();
+        let pending = Vec::new().into_iter();
+        Self { view, range, direction, step: Self::FIRST_STEP, wanted, pending, last: None, ended }
+    }
+
+    /// The next user key and its record.
+    fn next(&mut self) -> Result<Option<(Bytes, Record)>> {
+        if self.pending.len() == 0 && !self.ended {
+            self.fetch()?;
+        }
+        let Some((key, value)) = self.pending.next() else {
+            return Ok(None);
+        };
+        Ok(Some((user_key(&key), Record::decode(value)?)))
+    }
+
+    fn fetch(&mut self) -> Result<()> {
+        let limit = self.step.min(self.wanted);
+        let range = self.range.behind(self.last.as_ref(), self.direction);
+        let pairs =
+            if limit == 0 || range.is_empty() { Vec::new() } else { self.view.scan(range, limit, self.direction)? };
+        self.ended = pairs.len() < limit || limit == 0;
+        self.wanted -= pairs.len().min(self.wanted);
+        let bytes: usize = pairs.iter().map(|(key, value)| key.len() + value.len()).sum();
+        self.step = if bytes < Self::STEP_BYTES { self.step * 4 } else { self.step / 4 }.clamp(1, Self::LARGEST_STEP);
+        if let Some((key, _)) = pairs.last() {
+            self.last = Some(key.clone());
+        }
+        self.pending = pairs.into_iter();
+        Ok(())
+    }
+}
