@@ -61,6 +61,14 @@ impl Bookkeeping {
         (Bytes::from_static(BOOKKEEPING_KEY), out.freeze())
     }
 
+    /// Compares the number of keys with what was counted.
+    pub(crate) fn expect_keys(&self, found: u64) -> Result<()> {
+        if found == self.keys {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!("the key-value state: {} keys expected, {found} are there", self.keys)))
+    }
+
     fn decode(bytes: &[u8]) -> Result<Self> {
         let mut reader = Reader::new(bytes, SUBJECT);
         let version = reader.u8()?;
@@ -99,6 +107,11 @@ pub(crate) fn with_store_key<T>(key: &[u8], f: impl FnOnce(&[u8]) -> T) -> T {
 /// The user's key behind a key of the store, of which it is a slice.
 pub(crate) fn user_key(store_key: &Bytes) -> Bytes {
     store_key.slice(1..)
+}
+
+/// Whether a key of the store is a user's: the prefix and at least one byte.
+pub(crate) fn is_user_key(store_key: &[u8]) -> bool {
+    store_key.len() > 1 && store_key[0] == USER_PREFIX
 }
 
 /// The part of the store that holds a range of user keys.

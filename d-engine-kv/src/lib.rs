@@ -10,5 +10,8 @@ mod layout;
 mod machine;
 mod query;
 mod record;
+mod scan;
+mod snapshot;
 
 pub use machine::KvStateMachine;
+pub use snapshot::SNAPSHOT_FILE;

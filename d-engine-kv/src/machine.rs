@@ -9,13 +9,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use d_engine_core::{
     ApplyResult, Direction, Entry, Error, KeyRange, KvOutcome, KvQuery, KvStore, KvView, LogId, Result,
-    SnapshotChecksum, SnapshotMetadata, StateMachine,
+    SnapshotChecksum, SnapshotMetadata, SnapshotView, StateMachine,
 };
 
 use crate::evaluate::evaluate;
 use crate::layout::{Bookkeeping, with_store_key};
 use crate::query::answer;
 use crate::record::Record;
+use crate::snapshot;
 
 /// The built-in key-value state machine over a [`KvStore`], which it has to itself.
 ///
@@ -145,12 +146,31 @@ impl StateMachine for KvStateMachine {
         None
     }
 
-    async fn generate_snapshot_data(&self, _dir: PathBuf, _last_included: LogId) -> Result<SnapshotChecksum, Error> {
-        Err(Error::unsupported("snapshots of the key-value state machine"))
+    async fn generate_snapshot_data(&self, dir: PathBuf, last_included: LogId) -> Result<SnapshotChecksum, Error> {
+        let mut written = None;
+        self.at_one_point(&mut |view| {
+            let book = Bookkeeping::load(view)?;
+            if book.last_applied != last_included {
+                return Err(Error::invalid(format!(
+                    "a snapshot of {last_included} was asked for, and the state is that of {}",
+                    book.last_applied
+                )));
+            }
+            written = Some(snapshot::write(view, &book, &dir)?);
+            Ok(())
+        })?;
+        written.ok_or_else(view_not_run)
     }
 
-    async fn apply_snapshot_from_file(&self, _metadata: &SnapshotMetadata, _path: PathBuf) -> Result<(), Error> {
-        Err(Error::unsupported("snapshots of the key-value state machine"))
+    async fn apply_snapshot_from_file(&self, metadata: &SnapshotMetadata, path: PathBuf) -> Result<(), Error> {
+        let verified = snapshot::Verified::open(metadata, &path)?;
+        let _applying = self.applying.write().unwrap_or_else(PoisonError::into_inner);
+        *self.book() = verified.install(&*self.store)?;
+        Ok(())
+    }
+
+    fn begin_snapshot(&self) -> Result<Option<Box<dyn SnapshotView>>, Error> {
+        snapshot::begin(self.store.clone())
     }
 
     fn flush(&self) -> Result<(), Error> {
@@ -169,6 +189,10 @@ impl fmt::Debug for KvStateMachine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KvStateMachine").field("book", &*self.book()).finish_non_exhaustive()
     }
+}
+
+fn view_not_run() -> Error {
+    Error::backend("KvStore::with_view answered that it had run its closure, and it had not")
 }
 
 /// A store as it is now: one point in time only while nobody writes.

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use d_engine_core::{Direction, Error, KvAnswer, KvQuery, KvView, Result};
 use sha2::{Digest, Sha256};
 
-use crate::layout::{Bookkeeping, UserRange, user_key, with_store_key};
+use crate::layout::{Bookkeeping, UserRange, with_store_key};
 use crate::record::Record;
+use crate::scan::Scan;
 
 /// Records of a page whose query names no limit.
 const DEFAULT_PAGE: u32 = 1_000;
@@ -68,62 +69,6 @@ fn digest(view: &dyn KvView, book: &Bookkeeping) -> Result<[u8; 32]> {
             hash.update(number.to_le_bytes());
         }
     }
-    if found != book.keys {
-        return Err(Error::corrupt(format!("the key-value state: {} keys expected, {found} are there", book.keys)));
-    }
+    book.expect_keys(found)?;
     Ok(hash.finalize().into())
-}
-
-/// Walks a range in steps that are bounded in number and, by what the last step has shown, in bytes: a step of large
-/// values would otherwise fill the memory.
-struct Scan<'a> {
-    view: &'a dyn KvView,
-    range: UserRange,
-    direction: Direction,
-    step: usize,
-    /// How many pairs the caller may still ask for.
-    wanted: usize,
-    pending: std::vec::IntoIter<(Bytes, Bytes)>,
-    last: Option<Bytes>,
-    ended: bool,
-}
-
-impl<'a> Scan<'a> {
-    const FIRST_STEP: usize = 16;
-    const LARGEST_STEP: usize = 1_024;
-    const STEP_BYTES: usize = 256 * 1024;
-
-    /// A walk of at most `wanted` pairs.
-    fn new(view: &'a dyn KvView, range: UserRange, direction: Direction, wanted: usize) -> Self {
-        let ended = range.behind(None, direction).is_empty();
-        let pending = Vec::new().into_iter();
-        Self { view, range, direction, step: Self::FIRST_STEP, wanted, pending, last: None, ended }
-    }
-
-    /// The next user key and its record.
-    fn next(&mut self) -> Result<Option<(Bytes, Record)>> {
-        if self.pending.len() == 0 && !self.ended {
-            self.fetch()?;
-        }
-        let Some((key, value)) = self.pending.next() else {
-            return Ok(None);
-        };
-        Ok(Some((user_key(&key), Record::decode(value)?)))
-    }
-
-    fn fetch(&mut self) -> Result<()> {
-        let limit = self.step.min(self.wanted);
-        let range = self.range.behind(self.last.as_ref(), self.direction);
-        let pairs =
-            if limit == 0 || range.is_empty() { Vec::new() } else { self.view.scan(range, limit, self.direction)? };
-        self.ended = pairs.len() < limit || limit == 0;
-        self.wanted -= pairs.len().min(self.wanted);
-        let bytes: usize = pairs.iter().map(|(key, value)| key.len() + value.len()).sum();
-        self.step = if bytes < Self::STEP_BYTES { self.step * 4 } else { self.step / 4 }.clamp(1, Self::LARGEST_STEP);
-        if let Some((key, _)) = pairs.last() {
-            self.last = Some(key.clone());
-        }
-        self.pending = pairs.into_iter();
-        Ok(())
-    }
 }
