@@ -36,6 +36,9 @@ pub struct Config {
     pub max_pending_reads: usize,
     /// Bytes of recent entries kept in memory for followers and apply.
     pub tail_bytes: usize,
+    /// The rule to break, for the tests of the tests.
+    #[cfg(feature = "mutants")]
+    pub mutant: crate::Mutant,
 }
 
 /// Entries that may be unapplied at a leader; their sizes are kept in memory.
@@ -59,6 +62,8 @@ impl Config {
             max_command_bytes: 4 << 20,
             max_pending_reads: 1 << 16,
             tail_bytes: 16 << 20,
+            #[cfg(feature = "mutants")]
+            mutant: crate::Mutant::None,
         }
     }
 

@@ -2,10 +2,16 @@
 //!
 //! Sans-IO like the core: a runtime performs the [`Command`]s and reports with [`Event`]s.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
 use bytes::Bytes;
 use d_engine_core::{Entry, LogId};
 
-use crate::{Message, NodeId, Rejection, Write};
+use crate::tail::Tail;
+use crate::{
+    Action, Append, Body, Boot, Config, Input, Message, NodeId, Raft, Rejection, Restored, StartError, Status, Write,
+};
 
 /// What happens to a node.
 #[derive(Debug, Clone)]
@@ -117,12 +123,35 @@ pub enum Command {
     },
 }
 
-use crate::{Boot, Config, Restored, StartError, Status};
-use std::time::Duration;
-
 /// One node, sans-IO. Times are since an origin of the runtime's choice that never goes back.
 #[derive(Debug)]
-pub struct Driver {}
+pub struct Driver {
+    raft: Raft,
+    tail: Tail,
+    commands: VecDeque<Command>,
+    /// Messages to a peer that wait, in order, behind one whose entries are being read from the disk.
+    outboxes: BTreeMap<NodeId, VecDeque<Outgoing>>,
+    next_ticket: u64,
+    apply_sent: u64,
+}
+
+/// Bytes that a read of old entries for one message may return.
+const COLD_READ_BYTES: usize = 4 << 20;
+
+#[derive(Debug)]
+enum Outgoing {
+    Ready(Message),
+    Reading { ticket: u64, message: Unfilled },
+}
+
+/// An AppendEntries whose entries are still to come.
+#[derive(Debug)]
+struct Unfilled {
+    term: u64,
+    append: Append,
+    entries_term: u64,
+    last: u64,
+}
 
 impl Driver {
     /// A node that begins with what survived the last run.
@@ -130,28 +159,136 @@ impl Driver {
     /// # Errors
     /// The directory's state contradicts itself or the configuration; nothing has been changed.
     pub fn new(config: Config, restored: Restored, boot: Boot, now: Duration) -> Result<Self, StartError> {
-        let _ = (config, restored, boot, now);
-        Ok(Self {})
+        let tail = Tail::new(config.tail_bytes);
+        let apply_sent = restored.last_applied.index;
+        let raft = Raft::new(config, restored, boot, now)?;
+        Ok(Self { raft, tail, commands: VecDeque::new(), outboxes: BTreeMap::new(), next_ticket: 0, apply_sent })
     }
 
     /// Takes one event. What follows from it waits in [`Driver::poll`].
     pub fn handle(&mut self, now: Duration, event: Event) {
-        let _ = (now, event);
+        let input = match event {
+            Event::LogRead { ticket, entries } => return self.on_log_read(now, ticket, entries),
+            Event::Message { from, message } => Input::Message { from, message },
+            Event::Propose { id, command } => Input::Propose { id, command },
+            Event::Read { id } => Input::Read { id },
+            Event::Persisted { seq } => Input::Persisted { seq },
+            Event::StorageFailed { why } => Input::StorageFailed { why },
+            Event::Applied { index } => Input::Applied { index },
+            Event::Unreachable { to } => Input::Unreachable { to },
+            Event::Timeout => Input::Timeout,
+        };
+        self.raft.handle(now, input);
     }
 
     /// The next command, until `None`. Handle all events that wait before polling: they then share writes and messages.
     pub fn poll(&mut self) -> Option<Command> {
-        None
+        loop {
+            if let Some(command) = self.commands.pop_front() {
+                return Some(command);
+            }
+            let action = self.raft.poll_action()?;
+            self.perform(action);
+        }
     }
 
-    /// When to send the next [`Event::Timeout`].
+    /// When to send the next [`Event::Timeout`]. Events that arrived before it go first.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        None
+        self.raft.poll_timeout()
     }
 
     /// What the node can tell about itself.
     pub fn status(&self, now: Duration) -> Status {
-        let _ = now;
-        todo!()
+        self.raft.status(now)
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Write(write) => {
+                self.tail.write(&write);
+                self.commands.push_back(Command::Write(write));
+            }
+            Action::Send { to, message } => self.send(to, message),
+            Action::SendEntries { to, term, append, entries_term, last } => {
+                self.send_entries(to, Unfilled { term, append, entries_term, last });
+            }
+            Action::Apply { up_to } => self.apply(up_to),
+            Action::Accepted { id, at } => self.commands.push_back(Command::Accepted { id, at }),
+            Action::ReadReady { id, index } => self.commands.push_back(Command::ReadReady { id, index }),
+            Action::Reject { id, why } => self.commands.push_back(Command::Rejected { id, why }),
+        }
+    }
+
+    fn apply(&mut self, up_to: u64) {
+        let first = self.apply_sent + 1;
+        self.apply_sent = up_to;
+        let entries = self.tail.range(first, up_to).unwrap_or_default();
+        self.commands.push_back(Command::Apply { first, last: up_to, entries });
+    }
+
+    fn send(&mut self, to: NodeId, message: Message) {
+        match self.outboxes.get_mut(&to) {
+            // An AppendEntries that overtook an earlier one would be refused.
+            Some(outbox) if matches!(message.body, Body::Append(_)) => outbox.push_back(Outgoing::Ready(message)),
+            _ => self.commands.push_back(Command::Send { to, message }),
+        }
+    }
+
+    fn send_entries(&mut self, to: NodeId, message: Unfilled) {
+        let first = message.append.prev.index + 1;
+        if let Some(entries) = self.tail.range(first, message.last) {
+            return match self.fill(message, entries) {
+                Ok(message) => self.send(to, message),
+                Err(session) => self.not_sent(to, session, None),
+            };
+        }
+        self.next_ticket += 1;
+        let (ticket, last) = (self.next_ticket, message.last);
+        self.outboxes.entry(to).or_default().push_back(Outgoing::Reading { ticket, message });
+        self.commands.push_back(Command::ReadLog { ticket, first, last, max_bytes: COLD_READ_BYTES });
+    }
+
+    /// Fills a message if every entry is there with the right term; it is never shortened. `Err` is its session.
+    fn fill(&self, message: Unfilled, entries: Vec<Entry>) -> Result<Message, u64> {
+        let Unfilled { term, mut append, entries_term, last } = message;
+        let expected = append.prev.index + 1..=last;
+        let is_complete = entries.len() as u64 == last - append.prev.index;
+        let is_same = expected.zip(&entries).all(|(index, entry)| entry.id() == LogId::new(entries_term, index));
+        if !(is_complete && is_same) {
+            return Err(append.session);
+        }
+        append.entries = entries;
+        Ok(Message { term, incarnation: self.raft.incarnation(), group: 0, body: Body::Append(append) })
+    }
+
+    fn not_sent(&mut self, to: NodeId, session: u64, fitting: Option<u64>) {
+        let now = Duration::ZERO;
+        self.raft.handle(now, Input::NotSent { to, session, fitting });
+    }
+
+    fn on_log_read(&mut self, _now: Duration, ticket: u64, entries: Result<Vec<Entry>, String>) {
+        let is_mine = |outgoing: &Outgoing| matches!(outgoing, Outgoing::Reading { ticket: t, .. } if *t == ticket);
+        let Some(to) = self.outboxes.iter().find(|(_, outbox)| outbox.iter().any(is_mine)).map(|(to, _)| *to) else {
+            return;
+        };
+        let mut outbox = self.outboxes.remove(&to).unwrap_or_default();
+        let Some(at) = outbox.iter().position(is_mine) else { return };
+        let Some(Outgoing::Reading { message, .. }) = outbox.remove(at) else { return };
+        let wanted = message.last - message.append.prev.index;
+        let entries = entries.unwrap_or_default();
+        let found = entries.len() as u64;
+        match self.fill(message, entries) {
+            Ok(message) => outbox.insert(at, Outgoing::Ready(message)),
+            Err(session) => {
+                let fitting = (found > 0 && found < wanted).then_some(found);
+                self.not_sent(to, session, fitting);
+            }
+        }
+        while let Some(Outgoing::Ready(message)) = outbox.pop_front_if(|next| matches!(next, Outgoing::Ready(_))) {
+            self.commands.push_back(Command::Send { to, message });
+        }
+        if !outbox.is_empty() {
+            self.outboxes.insert(to, outbox);
+        }
     }
 }

@@ -1,1 +1,124 @@
-//! Placeholder
+//! The receiver of AppendEntries (§3.5, Figure 2).
+
+use d_engine_core::LogId;
+
+use crate::raft::{Part, Raft};
+use crate::{Append, AppendOutcome, AppendReply, Body, Mutant, NodeId};
+
+impl Raft {
+    pub(crate) fn on_append(&mut self, from: NodeId, term: u64, append: Append) {
+        let (session, round) = (append.session, append.round);
+        let reply = |outcome| Body::AppendReply(AppendReply { session, round, outcome });
+        if term < self.term {
+            return self.send(from, reply(AppendOutcome::Stale));
+        }
+        let is_rival = self.leader.is_some_and(|leader| leader != from);
+        let is_readable = append.is_well_formed() && append.entries.last().is_none_or(|entry| entry.term <= term);
+        if is_rival || !is_readable {
+            return self.bad_message();
+        }
+        self.hear_leader(from);
+        let is_heartbeat = append.entries.is_empty();
+        let commit = append.commit;
+        match self.take_entries(append) {
+            Ok(matched) => {
+                self.verified = self.verified.max(matched);
+                self.acknowledge(from, session, round, matched, is_heartbeat);
+                self.follow_commit(commit.min(matched));
+            }
+            Err(Refusal::Mismatch { prev, hint }) => self.send(from, reply(AppendOutcome::Rejected { prev, hint })),
+            Err(Refusal::Bad) => self.bad_message(),
+            Err(Refusal::Fork(why)) => self.fail(why),
+        }
+    }
+
+    /// An append or heartbeat of the current leader, refused or not, restarts the election timer.
+    fn hear_leader(&mut self, from: NodeId) {
+        if self.leader != Some(from) || !matches!(self.part, Part::Follower) {
+            self.follow(Some(from));
+        }
+        self.heard_at = Some(self.now);
+        self.reset_election_timer();
+    }
+
+    /// Brings the log in line with the message; returns the message's end.
+    fn take_entries(&mut self, append: Append) -> Result<u64, Refusal> {
+        let (end, prev) = (append.end(), append.prev);
+        let purged = self.log.purged();
+        if end <= purged.index {
+            return Ok(end);
+        }
+        let skip_check =
+            self.config.breaks(Mutant::AppendWithoutConsistencyCheck) && prev.index <= self.log.last().index;
+        if prev.index >= purged.index && self.log.term_at(prev.index) != Some(prev.term) && !skip_check {
+            let hint = self.log.newest_at_most(prev.index, prev.term);
+            return Err(Refusal::Mismatch { prev: prev.index, hint });
+        }
+        let mut entries = append.entries;
+        let present = entries
+            .iter()
+            .take_while(|entry| entry.index <= purged.index || self.log.term_at(entry.index) == Some(entry.term));
+        let present = present.count();
+        entries.drain(..present);
+        if let Some(first) = entries.first().filter(|first| first.index <= self.log.last().index) {
+            self.replace_from(first.index, append.prev)?;
+        }
+        for entry in entries {
+            self.append_entry(entry).map_err(|_| Refusal::Bad)?;
+        }
+        if self.config.breaks(Mutant::AcknowledgeOwnLastIndex) {
+            return Ok(self.log.last().index);
+        }
+        Ok(end)
+    }
+
+    /// Truncates at a real conflict of terms, and only there.
+    fn replace_from(&mut self, from: u64, prev: LogId) -> Result<(), Refusal> {
+        if from <= self.commit {
+            let commit = self.commit;
+            return Err(Refusal::Fork(format!(
+                "the leader of term {} wants to replace entry {from} (after {prev}), but everything up to {commit} is \
+                 committed here: two histories exist. Stop the cluster and compare the logs",
+                self.term
+            )));
+        }
+        let by_index = self.config.breaks(Mutant::PersistedByIndexOnly);
+        let earlier = self.writes.stage_truncate(from, self.now, self.log.last().index, by_index);
+        self.actions.extend(earlier.map(crate::Action::Write));
+        self.log.truncate(from);
+        self.on_membership_changed();
+        Ok(())
+    }
+
+    /// Acknowledges the end of the message once the disk has it. Heartbeats and new confirmation rounds are echoed at
+    /// once: they ask who leads, not what is durable.
+    fn acknowledge(&mut self, to: NodeId, session: u64, round: u64, matched: u64, is_heartbeat: bool) {
+        let reply = |outcome| Body::AppendReply(AppendReply { session, round, outcome });
+        let accepted = reply(AppendOutcome::Accepted { matched });
+        let is_durable = matched <= self.writes.persisted_index() && self.writes.is_hard_state_durable();
+        if is_durable || self.config.breaks(Mutant::AcknowledgeBeforePersist) {
+            self.echoed_round = self.echoed_round.max(round);
+            return self.send(to, accepted);
+        }
+        if is_heartbeat || round > self.echoed_round {
+            self.echoed_round = self.echoed_round.max(round);
+            self.send(to, reply(AppendOutcome::Pending));
+        }
+        self.promise(to, accepted);
+    }
+
+    /// The leader says this much is committed, and the log up to there equals the leader's.
+    pub(crate) fn follow_commit(&mut self, commit: u64) {
+        if commit > self.commit {
+            self.commit = commit;
+            self.maybe_apply();
+        }
+    }
+}
+
+/// Why entries were not taken.
+enum Refusal {
+    Mismatch { prev: u64, hint: LogId },
+    Bad,
+    Fork(String),
+}

@@ -1,1 +1,229 @@
-//! Placeholder
+//! The leader: proposals, replication within bounded windows, commit (§3.5, §3.6.2, §6.2).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use d_engine_core::{Entry, EntryKind, LogId};
+
+use crate::config::MAX_UNAPPLIED_ENTRIES;
+use crate::log::Log;
+use crate::membership::quorum_value;
+use crate::progress::{Flow, Progress};
+use crate::raft::{Action, Part, Raft, Rejection};
+use crate::read::LeaderReads;
+use crate::{Append, AppendOutcome, AppendReply, Body, Config, Message, Mutant, NodeId};
+
+/// State that only a leader has.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    pub(crate) peers: BTreeMap<NodeId, Progress>,
+    pub(crate) heartbeat_at: Duration,
+    /// Index of the no-op that opened this term.
+    pub(crate) noop: u64,
+    /// Newest confirmation round (§6.4).
+    pub(crate) round: u64,
+    pub(crate) reads: LeaderReads,
+}
+
+impl Raft {
+    /// Won the election: append a no-op, so that this term may commit, and tell everybody.
+    pub(crate) fn lead(&mut self) {
+        assert!(matches!(self.part, Part::Candidate(_)), "only a candidate wins an election");
+        assert!(self.voted_for == Some(self.config.node), "a leader has its own vote");
+        let last = self.log.last().index;
+        let peers = self.others().into_iter().map(|node| (node, Progress::new(last, self.now))).collect();
+        self.leader = Some(self.config.node);
+        self.part = Part::Leader(Box::new(Leader {
+            peers,
+            heartbeat_at: self.now + self.config.heartbeat_interval,
+            noop: last + 1,
+            round: 0,
+            reads: LeaderReads::default(),
+        }));
+        self.append_own(EntryKind::Noop, Bytes::new());
+    }
+
+    fn append_own(&mut self, kind: EntryKind, data: Bytes) -> LogId {
+        let entry = Entry::new(self.log.last().index + 1, self.term, kind, data);
+        let id = entry.id();
+        self.append_entry(entry).expect("an entry made here is readable");
+        id
+    }
+
+    pub(crate) fn on_propose(&mut self, id: u64, command: Bytes) {
+        if !matches!(self.part, Part::Leader(_)) {
+            return self.reject(id, Rejection::NotLeader { leader: self.leader });
+        }
+        let limit = self.config.max_command_bytes;
+        if command.len() > limit {
+            return self.reject(id, Rejection::TooLarge { bytes: command.len(), limit });
+        }
+        let (bytes, entries) = self.log.unapplied();
+        if bytes + command.len() > self.config.max_unapplied_bytes || entries >= MAX_UNAPPLIED_ENTRIES {
+            return self.reject(id, Rejection::Busy);
+        }
+        let at = self.append_own(EntryKind::Command, command);
+        self.actions.push_back(Action::Accepted { id, at });
+    }
+
+    pub(crate) fn on_leader_timeout(&mut self) {
+        let Part::Leader(leader) = &mut self.part else { return };
+        if self.now < leader.heartbeat_at {
+            return;
+        }
+        leader.heartbeat_at = self.now + self.config.heartbeat_interval;
+        for progress in leader.peers.values_mut() {
+            progress.must_send = true;
+        }
+        if self.has_lost_quorum() || self.is_disk_stuck() {
+            self.follow(None);
+        }
+    }
+
+    /// Check-quorum (§6.2): nobody may be left behind by a leader that cannot commit.
+    fn has_lost_quorum(&self) -> bool {
+        let (Part::Leader(leader), Some(membership)) = (&self.part, self.membership()) else { return false };
+        let heard = quorum_value(membership, |node| {
+            let at = if node == self.config.node { Some(self.now) } else { leader.peers.get(&node).map(|p| p.contact) };
+            at.map_or(0, |at| at.as_nanos() as u64)
+        });
+        Duration::from_nanos(heard) + self.config.election_timeout_max < self.now
+    }
+
+    /// A leader whose own write has been pending for an election timeout makes room for one with a working disk.
+    fn is_disk_stuck(&self) -> bool {
+        self.writes.oldest_pending().is_some_and(|since| since + self.config.election_timeout_max < self.now)
+    }
+
+    /// One round of messages: to each follower what its window takes, else a heartbeat if one is due.
+    pub(crate) fn replicate(&mut self) {
+        let Part::Leader(leader) = &mut self.part else { return };
+        let Leader { peers, reads, round, .. } = &mut **leader;
+        if reads.open_round(round, self.commit) {
+            peers.values_mut().for_each(|progress| progress.must_send = true);
+        }
+        for (to, progress) in peers.iter_mut() {
+            while let Some(action) =
+                next_message(&self.config, &self.log, self.term, progress, *to, self.commit, *round)
+            {
+                self.actions.push_back(action);
+            }
+            if std::mem::take(&mut progress.must_send) {
+                let prev = self.log.id_at(progress.next - 1).unwrap_or(self.log.purged());
+                let append =
+                    Append { session: progress.session, prev, commit: self.commit, round: *round, entries: Vec::new() };
+                let incarnation = self.identity.incarnation;
+                let message = Message { term: self.term, incarnation, group: 0, body: Body::Append(append) };
+                self.actions.push_back(Action::Send { to: *to, message });
+            }
+        }
+        self.confirm_reads();
+    }
+
+    pub(crate) fn on_append_reply(&mut self, from: NodeId, reply: AppendReply) {
+        let last = self.log.last().index;
+        let Part::Leader(leader) = &mut self.part else { return };
+        let Some(progress) = leader.peers.get_mut(&from) else { return };
+        progress.contact = self.now;
+        progress.has_answered = true;
+        if reply.round > leader.round {
+            return self.bad_message();
+        }
+        progress.acked_round = progress.acked_round.max(reply.round);
+        if reply.session == progress.session {
+            match reply.outcome {
+                AppendOutcome::Pending | AppendOutcome::Stale => {}
+                AppendOutcome::Accepted { matched } if matched > last => return self.bad_message(),
+                AppendOutcome::Accepted { matched } => progress.accepted(matched),
+                AppendOutcome::Rejected { prev, hint } => rewind(&self.log, progress, prev, hint),
+            }
+        }
+        self.confirm_reads();
+        self.maybe_commit();
+    }
+
+    /// Commits what a quorum holds durably, if it is of this term; older entries commit with it (§3.6.2).
+    pub(crate) fn maybe_commit(&mut self) {
+        let (Part::Leader(leader), Some(membership)) = (&self.part, self.log.membership()) else { return };
+        let unpersisted = self.config.breaks(Mutant::LeaderCountsUnpersisted);
+        let own = if unpersisted { self.log.last().index } else { self.writes.persisted_index() };
+        let held = quorum_value(membership, |node| {
+            if node == self.config.node { own } else { leader.peers.get(&node).map_or(0, |progress| progress.matched) }
+        });
+        let is_own_term =
+            self.log.term_at(held) == Some(self.term) || self.config.breaks(Mutant::CommitOldTermByCounting);
+        if held > self.commit && is_own_term {
+            self.commit = held;
+            self.release_held_reads();
+            self.maybe_apply();
+        }
+    }
+
+    /// A message could not be filled: its entries are gone, or it was too large.
+    pub(crate) fn on_not_sent(&mut self, to: NodeId, session: u64, fitting: Option<u64>) {
+        let Part::Leader(leader) = &mut self.part else { return };
+        let Some(progress) = leader.peers.get_mut(&to).filter(|progress| progress.session == session) else { return };
+        if let Some(fitting) = fitting {
+            progress.cold_entries = fitting.max(1);
+        }
+        progress.probe(progress.matched + 1);
+        progress.must_send = true;
+    }
+
+    pub(crate) fn on_unreachable(&mut self, to: NodeId) {
+        let Part::Leader(leader) = &mut self.part else { return };
+        if let Some(progress) = leader.peers.get_mut(&to).filter(|progress| progress.flow == Flow::Replicate) {
+            progress.probe(progress.matched + 1);
+        }
+    }
+
+    /// The newest configuration is another one: follow it.
+    pub(crate) fn on_membership_changed(&mut self) {
+        let members = self.others();
+        let last = self.log.last().index;
+        let Part::Leader(leader) = &mut self.part else { return };
+        leader.peers.retain(|node, _| members.contains(node));
+        for node in members {
+            leader.peers.entry(node).or_insert_with(|| Progress::new(last, self.now));
+        }
+    }
+}
+
+/// The next message with entries, if the follower's window takes one.
+fn next_message(
+    config: &Config,
+    log: &Log,
+    term: u64,
+    progress: &mut Progress,
+    to: NodeId,
+    commit: u64,
+    round: u64,
+) -> Option<Action> {
+    let is_flowing = progress.flow == Flow::Replicate
+        && !progress.window_is_full(config.max_inflight_messages, config.max_inflight_bytes);
+    if !is_flowing || progress.next > log.last().index {
+        return None;
+    }
+    let prev = log.id_at(progress.next - 1)?;
+    let (last, bytes) = log.message_end(progress.next, config.max_message_bytes, progress.cold_entries);
+    let entries_term = log.term_at(last)?;
+    let append = Append { session: progress.session, prev, commit, round, entries: Vec::new() };
+    progress.sent(last, bytes);
+    progress.must_send = false;
+    Some(Action::SendEntries { to, term, append, entries_term, last })
+}
+
+/// The follower does not hold `prev`: continue where the logs may agree. Never below what is known to match.
+fn rewind(log: &Log, progress: &mut Progress, prev: u64, hint: LogId) {
+    let is_current = match progress.flow {
+        Flow::Probe => prev + 1 == progress.next,
+        Flow::Replicate => prev > progress.matched,
+    };
+    if !is_current || prev <= progress.matched {
+        return;
+    }
+    let agree = log.newest_at_most(hint.index.min(prev.saturating_sub(1)), hint.term);
+    progress.probe(agree.index + 1);
+    progress.must_send = true;
+}

@@ -7,7 +7,6 @@
 //!
 //! Sections (§) refer to Ongaro's dissertation, figures to the Raft paper.
 
-mod append;
 mod config;
 mod driver;
 mod election;
@@ -15,8 +14,10 @@ mod follower;
 mod formation;
 mod leader;
 mod log;
+mod invariants;
 mod membership;
 mod message;
+mod mutants;
 mod progress;
 mod raft;
 mod read;
@@ -31,7 +32,8 @@ pub use config::{Config, ConfigError};
 pub use driver::{Command, Driver, Event};
 pub use membership::{has_quorum, quorum_value};
 pub use message::{Append, AppendOutcome, AppendReply, Body, Message, VoteRequest};
-pub use raft::{Action, Input, Rejection, Write};
+pub use mutants::Mutant;
+pub use raft::{Action, Input, Raft, Rejection, Write};
 pub use start::{Boot, Restored, StartError};
 pub use status::{PeerStatus, Role, Status};
 

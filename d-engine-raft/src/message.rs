@@ -25,8 +25,8 @@ pub enum Body {
     FormationEmpty,
     /// The first entry of the log, from a node that has it.
     Formation(Entry),
-    /// The first entry is durable here.
-    FormationStored,
+    /// This cluster was formed without the asker's data directory.
+    FormationRefused,
     /// Would you vote for me in `next_term`? (§9.6) Changes nobody's term.
     PreVote {
         /// The term the sender would campaign in.

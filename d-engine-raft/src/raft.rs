@@ -1,7 +1,374 @@
-//! The consensus core.
-use crate::{Append, Message, NodeId};
+//! The consensus core: state, dispatch of inputs, terms. The protocol's concerns live in the files beside it.
+//!
+//! Handlers filter, then assert what must now be true, then act. Nothing here reads a clock or performs anything: what is
+//! to be done waits as an [`Action`].
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
 use bytes::Bytes;
-use d_engine_core::{Entry, HardState, LogId};
+use d_engine_core::{Entry, EntryKind, HardState, Identity, LogId, Membership};
+
+use crate::election::Ballot;
+use crate::formation::Formation;
+use crate::leader::Leader;
+use crate::log::Log;
+use crate::read::ForwardedReads;
+use crate::start::StartError;
+use crate::writes::{Promise, Writes};
+use crate::{Append, Body, Boot, Config, Message, NodeId, Restored, Role};
+
+/// One replica's consensus, sans-IO.
+#[derive(Debug)]
+pub struct Raft {
+    pub(crate) config: Config,
+    pub(crate) identity: Identity,
+    pub(crate) term: u64,
+    pub(crate) voted_for: Option<NodeId>,
+    pub(crate) part: Part,
+    pub(crate) leader: Option<NodeId>,
+    pub(crate) log: Log,
+    pub(crate) writes: Writes,
+    pub(crate) commit: u64,
+    pub(crate) applied: u64,
+    /// Highest index handed out to be applied.
+    pub(crate) apply_sent: u64,
+    /// When this node last heard a leader, or started (§4.2.3).
+    pub(crate) heard_at: Option<Duration>,
+    pub(crate) election_at: Duration,
+    /// Highest index known to equal the present leader's log.
+    pub(crate) verified: u64,
+    /// Newest confirmation round of the present leader that was answered.
+    pub(crate) echoed_round: u64,
+    pub(crate) forwarded: ForwardedReads,
+    pub(crate) pre_vote_round: u64,
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) now: Duration,
+    pub(crate) actions: VecDeque<Action>,
+    pub(crate) bad_messages: u64,
+    /// Random id for a cluster that this node may found.
+    pub(crate) new_cluster: u128,
+}
+
+/// The part a replica plays, with the state that only this part has.
+#[derive(Debug)]
+pub(crate) enum Part {
+    Unformed(Formation),
+    Follower,
+    PreCandidate(Ballot),
+    Candidate(Ballot),
+    Leader(Box<Leader>),
+    Failed(String),
+}
+
+impl Raft {
+    /// A replica that begins with what survived the last run.
+    ///
+    /// # Errors
+    /// The directory's state contradicts itself or the configuration; nothing has been changed.
+    pub fn new(config: Config, restored: Restored, boot: Boot, now: Duration) -> Result<Self, StartError> {
+        restored.check(&config)?;
+        let hard_state = restored.hard_state.unwrap_or_default();
+        let identity = hard_state.identity.unwrap_or(Identity::unformed(config.node, boot.incarnation));
+        let applied = restored.last_applied.index;
+        let last = restored.log.last.index;
+        let mut raft = Self {
+            identity,
+            term: hard_state.term,
+            voted_for: hard_state.voted_for,
+            part: Part::Follower,
+            leader: None,
+            log: Log::new(restored.log, applied),
+            writes: Writes::new(last),
+            commit: applied,
+            applied,
+            apply_sent: applied,
+            heard_at: Some(now),
+            election_at: now,
+            verified: 0,
+            echoed_round: 0,
+            forwarded: ForwardedReads::new(boot.seed),
+            pre_vote_round: 0,
+            rng: fastrand::Rng::with_seed(boot.seed),
+            now,
+            actions: VecDeque::new(),
+            bad_messages: 0,
+            new_cluster: boot.cluster,
+            config,
+        };
+        raft.begin(hard_state.identity.is_none());
+        Ok(raft)
+    }
+
+    fn begin(&mut self, is_new: bool) {
+        if is_new {
+            self.stage_hard_state();
+        }
+        if self.identity.formed {
+            self.reset_election_timer();
+            if self.is_only_voter() {
+                self.heard_at = None;
+                self.election_at = self.now;
+            }
+        } else {
+            self.begin_formation();
+        }
+    }
+
+    /// Takes one input. What follows from it waits in [`Raft::poll_action`]; handle everything that has arrived before
+    /// polling, so that it shares writes and messages.
+    pub fn handle(&mut self, now: Duration, input: Input) {
+        self.now = self.now.max(now);
+        if let Part::Failed(why) = &self.part {
+            let why = Rejection::Unavailable { why: why.clone() };
+            if let Input::Propose { id, .. } | Input::Read { id } = input {
+                self.actions.push_back(Action::Reject { id, why });
+            }
+            return;
+        }
+        match input {
+            Input::Message { from, message } => self.on_message(from, message),
+            Input::Propose { id, command } => self.on_propose(id, command),
+            Input::Read { id } => self.on_read(id),
+            Input::Persisted { seq } => self.on_persisted(seq),
+            Input::StorageFailed { why } => self.fail(why),
+            Input::Applied { index } => self.on_applied(index),
+            Input::NotSent { to, session, fitting } => self.on_not_sent(to, session, fitting),
+            Input::Unreachable { to } => self.on_unreachable(to),
+            Input::Timeout => self.on_timeout(),
+        }
+        #[cfg(debug_assertions)]
+        self.check_invariants();
+    }
+
+    /// The next thing to do, until `None`.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        if self.actions.is_empty() {
+            self.flush();
+        }
+        self.actions.pop_front()
+    }
+
+    /// Turns what the handled inputs left behind into one write and one round of messages.
+    fn flush(&mut self) {
+        self.flush_writes();
+        self.replicate();
+        self.forward_reads();
+    }
+
+    /// When the next [`Input::Timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        match &self.part {
+            Part::Failed(_) => None,
+            Part::Unformed(formation) => Some(formation.probe_at),
+            Part::Leader(leader) => Some(leader.heartbeat_at),
+            Part::Follower | Part::PreCandidate(_) | Part::Candidate(_) => {
+                let election = self.may_campaign().then_some(self.election_at);
+                [election, self.forwarded.resend_at()].into_iter().flatten().min()
+            }
+        }
+    }
+
+    fn on_timeout(&mut self) {
+        match &self.part {
+            Part::Failed(_) => {}
+            Part::Unformed(_) => self.on_formation_timeout(),
+            Part::Leader(_) => self.on_leader_timeout(),
+            Part::Follower | Part::PreCandidate(_) | Part::Candidate(_) => {
+                self.resend_forwarded_reads();
+                if self.may_campaign() && self.now >= self.election_at {
+                    self.on_election_timeout();
+                }
+            }
+        }
+    }
+
+    fn on_message(&mut self, from: NodeId, message: Message) {
+        if message.group != 0 || from == self.config.node {
+            return self.bad_message();
+        }
+        let Message { term, incarnation, body, .. } = message;
+        match body {
+            Body::FormationProbe => return self.on_formation_probe(from, incarnation),
+            Body::FormationEmpty => return self.on_formation_empty(from, incarnation),
+            Body::Formation(entry) => return self.on_formation(entry),
+            Body::FormationRefused => return self.on_formation_refused(from),
+            _ if !self.identity.formed => return,
+            // Pre-votes and their grants never change a term (§9.6); a challenger of a live leader does not either (§4.2.3).
+            Body::PreVote { next_term, round, last } => return self.on_pre_vote(from, next_term, round, last),
+            Body::PreVoteReply { granted: true, .. } => {}
+            Body::RequestVote(request) if self.is_protecting_leader() && !request.transfer => {
+                return self.send(from, Body::VoteReply { granted: false });
+            }
+            _ if term > self.term => self.adopt_term(term),
+            _ => {}
+        }
+        let counts = self.membership().and_then(|m| m.member(from)).is_some_and(|m| m.incarnation == incarnation);
+        match body {
+            Body::RequestVote(request) => self.on_request_vote(from, term, request),
+            Body::Append(append) => self.on_append(from, term, append),
+            Body::ReadIndex { nonce, counter } => self.on_read_index(from, nonce, counter),
+            // The asker's configuration decides which answers count (raft §4.1).
+            _ if !counts => self.bad_message(),
+            Body::PreVoteReply { round, granted } => self.on_pre_vote_reply(from, round, granted),
+            Body::VoteReply { granted } if term == self.term => self.on_vote_reply(from, granted),
+            Body::AppendReply(reply) if term == self.term => self.on_append_reply(from, reply),
+            Body::ReadIndexReply { nonce, counter, index } => {
+                let index = index.filter(|_| term == self.term);
+                self.on_read_index_reply(nonce, counter, index);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_persisted(&mut self, seq: u64) {
+        self.writes.persisted(seq);
+        self.keep_promises();
+        self.maybe_commit();
+        self.maybe_apply();
+    }
+
+    /// Lets go what the disk now stands behind.
+    fn keep_promises(&mut self) {
+        let any_term = self.config.breaks(crate::Mutant::ReleaseHeldAcrossTerms);
+        while let Some(promise) = self.writes.release(self.term, any_term) {
+            match promise {
+                Promise::Send { to, message } => self.actions.push_back(Action::Send { to, message }),
+                Promise::OwnVote => self.on_own_vote(),
+                Promise::Formed => self.on_formed(),
+            }
+        }
+    }
+
+    /// Sends `body` once everything staged so far is durable.
+    pub(crate) fn promise(&mut self, to: NodeId, body: Body) {
+        let message = self.message(body);
+        self.promise_to(Promise::Send { to, message });
+    }
+
+    pub(crate) fn promise_to(&mut self, promise: Promise) {
+        self.writes.hold(self.term, promise);
+        if self.writes.is_settled() {
+            self.keep_promises();
+        }
+    }
+
+    fn on_applied(&mut self, index: u64) {
+        assert!(index <= self.apply_sent, "only what was handed out can be applied");
+        self.applied = self.applied.max(index);
+        self.log.applied(index);
+    }
+
+    /// Hands out what is committed and durable here. `Apply` never passes the node's own persisted index, so a
+    /// `last_applied` beyond the log at start proves a lost log.
+    pub(crate) fn maybe_apply(&mut self) {
+        let up_to = self.commit.min(self.writes.persisted_index());
+        if up_to > self.apply_sent {
+            self.apply_sent = up_to;
+            self.actions.push_back(Action::Apply { up_to });
+        }
+    }
+
+    /// Stops taking part until restarted: the storage cannot be trusted.
+    pub(crate) fn fail(&mut self, why: String) {
+        self.reject_waiting_reads(None);
+        self.leader = None;
+        self.part = Part::Failed(why);
+    }
+
+    /// A newer term exists: follow in it (§3.3). Clears the vote.
+    pub(crate) fn adopt_term(&mut self, term: u64) {
+        assert!(term > self.term, "terms only grow");
+        self.term = term;
+        self.voted_for = None;
+        self.stage_hard_state();
+        self.follow(None);
+    }
+
+    /// Becomes a follower in the present term, of `leader` if one is known.
+    pub(crate) fn follow(&mut self, leader: Option<NodeId>) {
+        if self.leader != leader {
+            self.reject_waiting_reads(leader);
+            self.verified = 0;
+            self.echoed_round = 0;
+        }
+        if matches!(self.part, Part::Leader(_)) {
+            self.reset_election_timer();
+        }
+        self.leader = leader;
+        self.part = Part::Follower;
+    }
+
+    pub(crate) fn stage_hard_state(&mut self) {
+        let state = HardState::new(self.term, self.voted_for, Some(self.identity));
+        let earlier = self.writes.stage_hard_state(state, self.now, self.log.last().index);
+        self.actions.extend(earlier.map(Action::Write));
+    }
+
+    /// Puts an entry behind the log and stages it.
+    pub(crate) fn append_entry(&mut self, entry: Entry) -> Result<(), d_engine_core::Error> {
+        let membership = match entry.kind {
+            EntryKind::Membership => Some(Membership::decode(&entry.data)?),
+            EntryKind::Command | EntryKind::Noop => None,
+        };
+        let changed = membership.is_some();
+        self.log.append(&entry, membership);
+        self.writes.stage_entry(entry);
+        if changed {
+            self.on_membership_changed();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn flush_writes(&mut self) {
+        let write = self.writes.take_staged(self.now, self.log.last().index);
+        self.actions.extend(write.map(Action::Write));
+    }
+
+    pub(crate) fn message(&self, body: Body) -> Message {
+        Message { term: self.term, incarnation: self.identity.incarnation, group: 0, body }
+    }
+
+    pub(crate) fn send(&mut self, to: NodeId, body: Body) {
+        let message = self.message(body);
+        self.actions.push_back(Action::Send { to, message });
+    }
+
+    pub(crate) fn reject(&mut self, id: u64, why: Rejection) {
+        self.actions.push_back(Action::Reject { id, why });
+    }
+
+    pub(crate) fn bad_message(&mut self) {
+        self.bad_messages += 1;
+    }
+
+    pub(crate) fn membership(&self) -> Option<&Membership> {
+        self.log.membership()
+    }
+
+    /// Everybody else in the newest configuration.
+    pub(crate) fn others(&self) -> Vec<NodeId> {
+        let members = self.membership().map_or(&[][..], |membership| &membership.members);
+        members.iter().map(|member| member.node).filter(|node| *node != self.config.node).collect()
+    }
+
+    /// Whether this very directory is the one the membership means by this node's id.
+    pub(crate) fn is_member(&self) -> bool {
+        let member = self.membership().and_then(|membership| membership.member(self.config.node));
+        member.is_some_and(|member| member.incarnation == self.identity.incarnation)
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        match self.part {
+            Part::Unformed(_) => Role::Unformed,
+            Part::Follower => Role::Follower,
+            Part::PreCandidate(_) => Role::PreCandidate,
+            Part::Candidate(_) => Role::Candidate,
+            Part::Leader(_) => Role::Leader,
+            Part::Failed(_) => Role::Failed,
+        }
+    }
+}
 
 /// What happens to a replica.
 #[derive(Debug, Clone)]

@@ -2,6 +2,8 @@
 
 use d_engine_core::{HardState, LogId, LogSummary};
 
+use crate::Config;
+
 /// What survived the last run.
 #[derive(Debug, Clone, Default)]
 pub struct Restored {
@@ -13,6 +15,56 @@ pub struct Restored {
     pub last_applied: LogId,
     /// The storage forgets at each restart.
     pub volatile: bool,
+}
+
+impl Restored {
+    /// Refuses states that no sequence of writes and crashes can leave: something was lost or replaced from outside.
+    pub(crate) fn check(&self, config: &Config) -> Result<(), StartError> {
+        if let Some(error) = config.errors().into_iter().next() {
+            return Err(StartError::Config(error.to_string()));
+        }
+        let last = self.log.last;
+        let identity = self.hard_state.and_then(|state| state.identity);
+        let Some(identity) = identity else {
+            if last.index > 0 {
+                return Err(StartError::HardStateLost { last });
+            }
+            return self.check_state_machine();
+        };
+        if identity.node != config.node {
+            return Err(StartError::OtherNode { found: identity.node, expected: config.node });
+        }
+        if identity.formed && last.index == 0 {
+            return Err(StartError::LogLost { cluster: identity.cluster });
+        }
+        if identity.formed && self.log.memberships.is_empty() {
+            return Err(StartError::NoMembership);
+        }
+        let term = self.hard_state.map_or(0, |state| state.term);
+        if identity.formed && term < last.term {
+            return Err(StartError::HardStateOld { term, last: last.term });
+        }
+        self.check_state_machine()
+    }
+
+    /// Apply never passes the durable log, so a state machine ahead of it proves a lost log.
+    fn check_state_machine(&self) -> Result<(), StartError> {
+        let (applied, log) = (self.last_applied, &self.log);
+        if applied.index > log.last.index {
+            let found = format!("ends at {}", log.last);
+            return Err(StartError::LogBehindState { applied, log: found });
+        }
+        if applied.index < log.purged.index {
+            return Err(StartError::StateBehindLog { purged: log.purged, applied });
+        }
+        let run = log.runs.iter().rev().find(|run| run.index <= applied.index);
+        let term = run.map_or(log.purged.term, |run| run.term);
+        if applied.index > 0 && term != applied.term {
+            let found = format!("has term {term} there");
+            return Err(StartError::LogBehindState { applied, log: found });
+        }
+        Ok(())
+    }
 }
 
 /// Random numbers of one start, from the operating system.

@@ -5,6 +5,8 @@ use std::time::Duration;
 use d_engine_core::{Identity, LogId, Membership};
 
 use crate::NodeId;
+use crate::progress::Flow;
+use crate::raft::{Part, Raft};
 
 /// A replica's part at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,4 +73,55 @@ pub struct PeerStatus {
     pub replicating: bool,
     /// Time since its last answer; `None`: none in this term.
     pub silent_for: Option<Duration>,
+}
+
+impl Raft {
+    /// What the replica can tell about itself.
+    pub fn status(&self, now: Duration) -> Status {
+        Status {
+            node: self.config.node,
+            identity: self.identity,
+            role: self.role(),
+            term: self.term,
+            leader: self.leader,
+            commit: self.commit,
+            applied: self.applied,
+            persisted: self.writes.persisted_index(),
+            last: self.log.last(),
+            purged: self.log.purged(),
+            membership: self.membership().cloned().unwrap_or_default(),
+            peers: self.peer_status(now),
+            failure: self.failure(),
+            bad_messages: self.bad_messages,
+            waiting_for: self.waiting_for(),
+        }
+    }
+
+    /// Random id of this data directory.
+    pub fn incarnation(&self) -> u128 {
+        self.identity.incarnation
+    }
+
+    fn failure(&self) -> Option<String> {
+        match &self.part {
+            Part::Failed(why) => Some(why.clone()),
+            Part::Unformed(formation) if !formation.refused_by.is_empty() => Some(format!(
+                "nodes {:?} belong to a cluster that was formed without this data directory; if it was wiped, replace the \
+                 old member by a new one",
+                formation.refused_by
+            )),
+            _ => None,
+        }
+    }
+
+    fn peer_status(&self, now: Duration) -> Vec<PeerStatus> {
+        let Part::Leader(leader) = &self.part else { return Vec::new() };
+        let peer = |(node, progress): (&NodeId, &crate::progress::Progress)| PeerStatus {
+            node: *node,
+            matched: progress.matched,
+            replicating: progress.flow == Flow::Replicate,
+            silent_for: progress.has_answered.then(|| now.saturating_sub(progress.contact)),
+        };
+        leader.peers.iter().map(peer).collect()
+    }
 }

@@ -1,1 +1,71 @@
-//! Placeholder
+//! The newest entries in memory, bounded in bytes: what followers and apply mostly ask for. The same bytes as on disk.
+
+use std::collections::VecDeque;
+
+use d_engine_core::Entry;
+
+use crate::Write;
+
+#[derive(Debug)]
+pub(crate) struct Tail {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+    max_bytes: usize,
+}
+
+impl Tail {
+    pub(crate) fn new(max_bytes: usize) -> Self {
+        Self { entries: VecDeque::new(), bytes: 0, max_bytes }
+    }
+
+    /// Follows a write to the log.
+    pub(crate) fn write(&mut self, write: &Write) {
+        if let Some(from) = write.replace_from {
+            while let Some(entry) = self.entries.pop_back_if(|entry| entry.index >= from) {
+                self.bytes -= entry.encoded_len();
+            }
+        }
+        for entry in &write.entries {
+            self.bytes += entry.encoded_len();
+            self.entries.push_back(entry.clone());
+        }
+        while self.bytes > self.max_bytes && self.entries.len() > 1 {
+            if let Some(entry) = self.entries.pop_front() {
+                self.bytes -= entry.encoded_len();
+            }
+        }
+    }
+
+    /// Entries `first..=last`, if all of them are here.
+    pub(crate) fn range(&self, first: u64, last: u64) -> Option<Vec<Entry>> {
+        let begin = self.entries.front()?.index;
+        let from = first.checked_sub(begin)? as usize;
+        let to = (last + 1).checked_sub(begin)? as usize;
+        if to > self.entries.len() {
+            return None;
+        }
+        Some(self.entries.range(from..to).cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use d_engine_core::EntryKind;
+
+    fn write(replace_from: Option<u64>, indexes: std::ops::RangeInclusive<u64>) -> Write {
+        let entries = indexes.map(|index| Entry::new(index, 1, EntryKind::Command, [0; 72])).collect();
+        Write { replace_from, entries, ..Write::default() }
+    }
+
+    #[test]
+    fn old_entries_leave_and_replaced_ones_too() {
+        let mut tail = Tail::new(500);
+        tail.write(&write(None, 1..=8));
+        assert!(tail.range(3, 8).is_none(), "five entries of 100 bytes fit");
+        assert_eq!(tail.range(4, 8).map(|entries| entries.len()), Some(5));
+        tail.write(&write(Some(6), 6..=6));
+        assert!(tail.range(4, 7).is_none());
+        assert_eq!(tail.range(5, 6).map(|entries| entries.len()), Some(2));
+    }
+}
