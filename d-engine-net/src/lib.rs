@@ -1,1 +1,45 @@
-//! gRPC for d-engine: peers, services, client
+//! gRPC for d-engine: peers, services, client.
+//!
+//! The only crate that knows tonic and the generated protobuf types; none of them appears in its interface.
+//!
+//! * [`Peers`] carries raft messages between nodes, [`serve`] answers everything that comes in on a node's port.
+//! * [`NodeService`] is what a node offers to its server.
+//! * [`Client`] finds and follows the leader; [`Connection`] is one pipelined connection to one node.
+//!
+//! The wire contract is `proto/d_engine/v1`; `cargo xtask codegen` regenerates [`mod@generated`] from it.
+
+mod client;
+mod connection;
+mod convert;
+mod error;
+mod generated;
+mod hello;
+mod outbound;
+mod peer;
+mod pipeline;
+mod server;
+mod service;
+
+pub use client::{Client, ClientOptions, Deleted, Digest, Got, Listed, Range, Swapped, Written};
+pub use connection::Connection;
+pub use error::{ClientError, LeaderHint, Reason, Result};
+pub use hello::Hello;
+pub use peer::{PeerEvent, PeerSink, Peers};
+pub use server::{ServeError, serve};
+pub use service::{MemberStatus, NodeService, NodeStatus, ReadMode, Reply};
+
+/// Protocol versions that this build speaks with its peers.
+pub const PROTOCOL_VERSIONS: std::ops::RangeInclusive<u32> = 1..=1;
+
+/// Bytes of one command or query on the wire, at most; servers are usually configured for less.
+pub const COMMAND_LEN_MAX: usize = 16 << 20;
+
+/// Bytes of one frame that a receiver accepts.
+const FRAME_LEN_MAX: usize = 64 << 20;
+/// A sender closes a frame once it holds so many bytes; a single larger item still travels.
+const FRAME_LEN_TARGET: usize = 1 << 20;
+/// HTTP/2 flow control: what may be under way unread, on a stream and on a connection. Windows cost memory only when
+/// used.
+const WINDOW_LEN: u32 = 16 << 20;
+/// HTTP/2 frame size: large values travel in few frames.
+const HTTP2_FRAME_LEN: u32 = 1 << 20;

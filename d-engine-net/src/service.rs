@@ -1,0 +1,106 @@
+//! What a node offers to its server, in plain types.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use d_engine_core::LogId;
+
+use crate::Result;
+
+/// A node as its server sees it. The server checks shape and size of what arrives; the node does the rest.
+#[async_trait]
+pub trait NodeService: Send + Sync + 'static {
+    /// Answers when the command is committed and applied.
+    ///
+    /// A node that does not lead passes the command on to the leader, once: with `forwarded` it answers
+    /// [`NotLeader`](crate::ClientError::NotLeader) instead. Dropping the future does not take the command back.
+    ///
+    /// # Errors
+    /// [`Unknown`](crate::ClientError::Unknown) if the command may have been or may still be applied; every other error
+    /// says that it was not and will not be.
+    async fn propose(&self, command: Bytes, forwarded: bool) -> Result<Reply>;
+
+    /// Asks the state machine.
+    ///
+    /// # Errors
+    /// Every error but `Rejected` may be answered by asking again, here or elsewhere.
+    async fn read(&self, query: Bytes, mode: ReadMode) -> Result<Reply>;
+
+    /// What the node knows about itself and its cluster; never waits.
+    fn status(&self) -> NodeStatus;
+
+    /// Bytes of one value, at most.
+    fn max_value_len(&self) -> usize;
+}
+
+/// How fresh an answer must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ReadMode {
+    /// It includes every write that was answered before the read began.
+    #[default]
+    Linearizable,
+    /// The answering node's own copy: may be old, costs no message.
+    Local,
+}
+
+/// The state machine's answer to a command or a query.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reply {
+    /// The command's entry; for a query the last entry that the answer includes.
+    pub at: LogId,
+    /// The answer's bytes.
+    pub response: Bytes,
+}
+
+/// What a node knows about itself and its cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodeStatus {
+    /// This node.
+    pub node: u64,
+    /// Id of its cluster; 0: belongs to none yet.
+    pub cluster: u128,
+    /// Id of its data directory.
+    pub incarnation: u128,
+    /// `unformed`, `follower`, `pre-candidate`, `candidate`, `leader` or `failed`.
+    pub role: String,
+    /// Its term.
+    pub term: u64,
+    /// The leader it knows of.
+    pub leader: Option<u64>,
+    /// Highest index known committed.
+    pub commit: u64,
+    /// Highest index applied.
+    pub applied: u64,
+    /// Highest index durable here.
+    pub persisted: u64,
+    /// Index of the last entry of its log.
+    pub last: u64,
+    /// The newest configuration in its log.
+    pub members: Vec<MemberStatus>,
+    /// Why it does not take part, if it does not.
+    pub failure: Option<String>,
+    /// While it belongs to no cluster: the founders that have not answered yet.
+    pub waiting_for: Vec<u64>,
+    /// Version of the software.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Median time of a sync of the log, in microseconds.
+    pub sync_micros_p50: Option<u64>,
+    /// 99th percentile of the same.
+    pub sync_micros_p99: Option<u64>,
+}
+
+/// One member of the cluster, as the asked node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MemberStatus {
+    /// Node id.
+    pub node: u64,
+    /// `host:port`.
+    pub address: String,
+    /// `voter`, `learner`, `joining`, `leaving` or `demoting`.
+    pub kind: String,
+    /// Known to a leader: highest index known to equal its log, durably.
+    pub matched: Option<u64>,
+    /// Known to a leader: milliseconds since the member's last answer.
+    pub silent_for_ms: Option<u64>,
+}
