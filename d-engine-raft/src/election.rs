@@ -103,14 +103,15 @@ impl Raft {
         }
         let vote_is_free = self.voted_for.is_none() || self.voted_for == Some(from);
         let is_up_to_date = request.last >= self.log.last() || self.config.breaks(Mutant::VoteWithoutLogCheck);
-        let follows = matches!(self.part, Part::Follower);
-        if !(follows && vote_is_free && self.leader.is_none() && is_up_to_date) {
+        let is_passive = matches!(self.part, Part::Follower | Part::PreCandidate(_));
+        if !(is_passive && vote_is_free && self.leader.is_none() && is_up_to_date) {
             return self.send(from, Body::VoteReply { granted: false });
         }
         if self.voted_for.is_none() {
             self.voted_for = Some(from);
             self.stage_hard_state();
         }
+        self.part = Part::Follower;
         self.reset_election_timer();
         if self.config.breaks(Mutant::VoteReplyBeforePersist) {
             return self.send(from, Body::VoteReply { granted: true });

@@ -18,6 +18,8 @@ use crate::{Append, AppendOutcome, AppendReply, Body, Config, Message, Mutant, N
 #[derive(Debug)]
 pub(crate) struct Leader {
     pub(crate) peers: BTreeMap<NodeId, Progress>,
+    /// Number of the newest replication stream to anybody: a member that left and came back has a new one.
+    sessions: u64,
     pub(crate) heartbeat_at: Duration,
     /// Index of the no-op that opened this term.
     pub(crate) noop: u64,
@@ -32,10 +34,11 @@ impl Raft {
         assert!(matches!(self.part, Part::Candidate(_)), "only a candidate wins an election");
         assert!(self.voted_for == Some(self.config.node), "a leader has its own vote");
         let last = self.log.last().index;
-        let peers = self.others().into_iter().map(|node| (node, Progress::new(last, self.now))).collect();
+        let peers = self.others().into_iter().map(|node| (node, Progress::new(last, 1, self.now))).collect();
         self.leader = Some(self.config.node);
         self.part = Part::Leader(Box::new(Leader {
             peers,
+            sessions: 1,
             heartbeat_at: self.now + self.config.heartbeat_interval,
             noop: last + 1,
             round: 0,
@@ -136,7 +139,10 @@ impl Raft {
                 AppendOutcome::Pending | AppendOutcome::Stale => {}
                 AppendOutcome::Accepted { matched } if matched > last => return self.bad_message(),
                 AppendOutcome::Accepted { matched } => progress.accepted(matched),
-                AppendOutcome::Rejected { prev, hint } => rewind(&self.log, progress, prev, hint),
+                AppendOutcome::Rejected { prev, hint } => {
+                    leader.sessions += 1;
+                    rewind(&self.log, progress, leader.sessions, prev, hint);
+                }
             }
         }
         self.confirm_reads();
@@ -167,14 +173,16 @@ impl Raft {
         if let Some(fitting) = fitting {
             progress.cold_entries = fitting.max(1);
         }
-        progress.probe(progress.matched + 1);
+        leader.sessions += 1;
+        progress.probe(progress.matched + 1, leader.sessions);
         progress.must_send = true;
     }
 
     pub(crate) fn on_unreachable(&mut self, to: NodeId) {
         let Part::Leader(leader) = &mut self.part else { return };
         if let Some(progress) = leader.peers.get_mut(&to).filter(|progress| progress.flow == Flow::Replicate) {
-            progress.probe(progress.matched + 1);
+            leader.sessions += 1;
+            progress.probe(progress.matched + 1, leader.sessions);
         }
     }
 
@@ -184,8 +192,12 @@ impl Raft {
         let last = self.log.last().index;
         let Part::Leader(leader) = &mut self.part else { return };
         leader.peers.retain(|node, _| members.contains(node));
+        let Leader { peers, sessions, .. } = &mut **leader;
         for node in members {
-            leader.peers.entry(node).or_insert_with(|| Progress::new(last, self.now));
+            peers.entry(node).or_insert_with(|| {
+                *sessions += 1;
+                Progress::new(last, *sessions, self.now)
+            });
         }
     }
 }
@@ -215,7 +227,7 @@ fn next_message(
 }
 
 /// The follower does not hold `prev`: continue where the logs may agree. Never below what is known to match.
-fn rewind(log: &Log, progress: &mut Progress, prev: u64, hint: LogId) {
+fn rewind(log: &Log, progress: &mut Progress, session: u64, prev: u64, hint: LogId) {
     let is_current = match progress.flow {
         Flow::Probe => prev + 1 == progress.next,
         Flow::Replicate => prev > progress.matched,
@@ -224,6 +236,6 @@ fn rewind(log: &Log, progress: &mut Progress, prev: u64, hint: LogId) {
         return;
     }
     let agree = log.newest_at_most(hint.index.min(prev.saturating_sub(1)), hint.term);
-    progress.probe(agree.index + 1);
+    progress.probe(agree.index + 1, session);
     progress.must_send = true;
 }

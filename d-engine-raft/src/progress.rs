@@ -39,12 +39,12 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// A follower about which nothing is known; probing begins at the end of the log.
-    pub(crate) fn new(last: u64, now: Duration) -> Self {
+    pub(crate) fn new(last: u64, session: u64, now: Duration) -> Self {
         Self {
             matched: 0,
             next: last + 1,
             flow: Flow::Probe,
-            session: 1,
+            session,
             inflight: VecDeque::new(),
             inflight_bytes: 0,
             contact: now,
@@ -81,9 +81,9 @@ impl Progress {
     }
 
     /// Starts over at `next` with a new stream: what is under way may be lost, and its answers say nothing any more.
-    pub(crate) fn probe(&mut self, next: u64) {
+    pub(crate) fn probe(&mut self, next: u64, session: u64) {
         self.flow = Flow::Probe;
-        self.session += 1;
+        self.session = session;
         self.next = next.max(self.matched + 1);
         self.inflight.clear();
         self.inflight_bytes = 0;
