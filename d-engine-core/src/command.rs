@@ -52,8 +52,8 @@ const CAS: u8 = 3;
 
 impl KvCommand {
     /// The bytes to propose: `version u8 = 1 | flags u8 = 0 | tag u8 | fields`, with the fields `key value` (put, tag 1),
-    /// `key` (delete, tag 2) or `key expected? value?` (compare-and-swap, tag 3); see the module's source for the forms of
-    /// a field.
+    /// `key` (delete, tag 2) or `key expected? value?` (compare-and-swap, tag 3). A field is a little-endian `u32` length
+    /// and its bytes; an optional one (`?`) has a byte in front that says whether it is there, 0 or 1.
     ///
     /// # Panics
     /// If a key or value is longer than 4 GiB; [`check`](KvCommand::check) refuses it long before.
