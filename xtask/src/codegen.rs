@@ -11,7 +11,7 @@ const GENERATED_FILE: &str = "d_engine.v1.rs";
 ///
 /// # Errors
 /// A `.proto` file is wrong, a file cannot be read or written, or (with `check`) the committed code is stale.
-pub fn codegen(check: bool) -> Result<(), String> {
+pub(crate) fn codegen(check: bool) -> Result<(), String> {
     let root = workspace_root()?;
     let fresh = generate(&root.join(PROTO_DIR))?;
     let path = root.join(OUT_DIR).join(GENERATED_FILE);

@@ -1,0 +1,356 @@
+//! `cargo verify`: judges the whole tree and never writes to it.
+//!
+//! Every step has a title, a log in `target/verify/` and a time. A step that fails is reported with the end of its log,
+//! and the steps that do not need it still run. The last line alone reads `N passed, N failed, N skipped`: tests count
+//! one each, every other step counts one.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::process::{self, duration};
+use crate::tests_log::TestsLog;
+use crate::{Failed, cargo_path, root};
+
+/// Lines of a log that are printed when its step fails.
+const TAIL: usize = 30;
+
+/// One thing to check.
+struct Step {
+    name: &'static str,
+    title: &'static str,
+    /// Steps without which this one says nothing.
+    needs: &'static [&'static str],
+    /// What a machine may lack.
+    tool: Option<Tool>,
+    /// How long it may run before something must be wrong with it.
+    limit: Duration,
+    work: Work,
+}
+
+enum Work {
+    /// Cargo, with these arguments and environment; counts one.
+    Cargo(&'static [&'static str], &'static [(&'static str, &'static str)]),
+    /// This program, with these arguments; counts one.
+    Xtask(&'static [&'static str]),
+    /// `cargo test` with these arguments; counts its tests.
+    Tests(&'static [&'static str]),
+    /// The tests that the step above leaves aside; counts them, and takes them off the skipped ones.
+    IgnoredTests(&'static [&'static str]),
+}
+
+/// A program that is not part of every Rust installation.
+#[derive(Clone, Copy)]
+struct Tool {
+    /// Cargo's arguments that succeed where the tool is there.
+    probe: &'static [&'static str],
+    /// The command that gets it.
+    install: &'static str,
+}
+
+const RUSTFMT: Tool = Tool { probe: &["fmt", "--version"], install: "rustup component add rustfmt" };
+const CLIPPY: Tool = Tool { probe: &["clippy", "--version"], install: "rustup component add clippy" };
+
+const fn minutes(minutes: u64) -> Duration {
+    Duration::from_secs(60 * minutes)
+}
+
+/// All of the steps, in the order of running. Cargo always gets the default members and one profile: another choice of
+/// packages or profile would compile them a second time.
+const STEPS: &[Step] = &[
+    Step {
+        name: "format",
+        title: "the code is formatted",
+        needs: &[],
+        tool: Some(RUSTFMT),
+        limit: minutes(5),
+        work: Work::Cargo(&["fmt", "--all", "--check", "--", "--color=never"], &[]),
+    },
+    Step {
+        name: "lints",
+        title: "clippy has no complaints",
+        needs: &[],
+        tool: Some(CLIPPY),
+        limit: minutes(40),
+        work: Work::Cargo(&["clippy", "--locked", "--all-targets", "--", "-D", "warnings"], &[]),
+    },
+    Step {
+        name: "build",
+        title: "everything builds",
+        needs: &[],
+        tool: None,
+        limit: minutes(50),
+        work: Work::Cargo(&["build", "--locked", "--all-targets"], &[]),
+    },
+    Step {
+        name: "tests",
+        title: "unit, law, simulation, cluster and command-line tests, doctests",
+        needs: &["build"],
+        tool: None,
+        limit: minutes(40),
+        work: Work::Tests(&["test", "--locked", "--no-fail-fast"]),
+    },
+    Step {
+        name: "docs",
+        title: "the documentation builds without warnings",
+        needs: &[],
+        tool: None,
+        limit: minutes(20),
+        work: Work::Cargo(&["doc", "--locked", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")]),
+    },
+    Step {
+        name: "codegen",
+        title: "the generated code is what proto/ says",
+        needs: &[],
+        tool: None,
+        limit: minutes(5),
+        work: Work::Xtask(&["codegen", "--check"]),
+    },
+    Step {
+        name: "timed",
+        title: "timed tests, alone on the machine",
+        needs: &["build"],
+        tool: None,
+        limit: minutes(20),
+        work: Work::IgnoredTests(&[
+            "test",
+            "--locked",
+            "--no-fail-fast",
+            "--tests",
+            "--",
+            "--ignored",
+            "--test-threads=1",
+        ]),
+    },
+];
+
+/// Prints the steps that would run.
+pub(crate) fn list(only: &[String]) -> Result<(), Failed> {
+    for step in chosen(only)? {
+        println!("{:<12}{}", step.name, step.title);
+    }
+    Ok(())
+}
+
+/// Runs the steps named in `only` and those they need; all of them if it is empty.
+pub(crate) fn verify(only: &[String]) -> Result<(), Failed> {
+    let started = Instant::now();
+    let steps = chosen(only)?;
+    let mut run = Run::new()?;
+    for (number, step) in steps.iter().enumerate() {
+        println!("[{}/{}] {}: {}", number + 1, steps.len(), step.name, step.title);
+        run.step(step);
+    }
+    run.summary(started.elapsed())
+}
+
+fn chosen(only: &[String]) -> Result<Vec<&'static Step>, Failed> {
+    if let Some(unknown) = only.iter().find(|name| STEPS.iter().all(|step| step.name != **name)) {
+        let names: Vec<_> = STEPS.iter().map(|step| step.name).collect();
+        return Err(Failed::Because(format!("there is no step {unknown}; the steps are {}", names.join(", "))));
+    }
+    let named = |step: &Step| only.is_empty() || only.iter().any(|name| name == step.name);
+    let needed = |step: &Step| STEPS.iter().any(|other| named(other) && other.needs.contains(&step.name));
+    Ok(STEPS.iter().filter(|step| named(step) || needed(step)).collect())
+}
+
+/// A run of the steps so far.
+struct Run {
+    /// Cargo's target directory: that of this program.
+    target: PathBuf,
+    logs: PathBuf,
+    /// A machine of the continuous integration must lack nothing.
+    ci: bool,
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+    /// Tests left aside for the timed step.
+    ignored: u64,
+    failed_steps: Vec<&'static str>,
+    notes: Vec<String>,
+}
+
+/// What a step's tests or the step itself amounted to.
+#[derive(Default)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Run {
+    fn new() -> Result<Self, Failed> {
+        let because = |what: &str, error: std::io::Error| Failed::Because(format!("{what}: {error}"));
+        let program = std::env::current_exe().map_err(|error| because("could not find this program", error))?;
+        let target = program.ancestors().nth(2).unwrap_or(root()).to_path_buf();
+        let logs = target.join("verify");
+        fs::create_dir_all(&logs).map_err(|error| because(&format!("could not create {}", logs.display()), error))?;
+        Ok(Self {
+            target,
+            logs,
+            ci: std::env::var("CI").is_ok_and(|ci| ci == "true" || ci == "1"),
+            passed: 0,
+            failed: 0,
+            skipped: 0,
+            ignored: 0,
+            failed_steps: Vec::new(),
+            notes: Vec::new(),
+        })
+    }
+
+    fn step(&mut self, step: &'static Step) {
+        if let Some(broken) = step.needs.iter().find(|needed| self.failed_steps.contains(needed)) {
+            println!("        skipped: needs the step {broken}");
+            self.skipped += 1;
+            self.notes.push(format!("skipped {}: needs the step {broken}", step.name));
+            return;
+        }
+        if let Some(tool) = step.tool
+            && !self.has(tool)
+        {
+            self.lacks(step, tool);
+            return;
+        }
+        let started = Instant::now();
+        let (counts, ended) = self.work(step);
+        let took = duration(started.elapsed());
+        self.passed += counts.passed;
+        self.failed += counts.failed;
+        match ended {
+            Ok(()) => println!("        ok, {took}"),
+            Err(report) => {
+                println!("{report}");
+                let log = self.log(step);
+                println!("        FAILED after {took}; the whole log: {}", log.display());
+                self.failed_steps.push(step.name);
+                self.notes.push(format!("FAILED {}: {}", step.name, log.display()));
+            }
+        }
+    }
+
+    fn has(&self, tool: Tool) -> bool {
+        Command::new(cargo_path()).args(tool.probe).output().is_ok_and(|output| output.status.success())
+    }
+
+    fn lacks(&mut self, step: &'static Step, tool: Tool) {
+        println!("        skipped: this machine lacks a tool; to get it: {}", tool.install);
+        if self.ci {
+            self.failed += 1;
+            self.failed_steps.push(step.name);
+            self.notes.push(format!("FAILED {}: CI is set, and this is missing: {}", step.name, tool.install));
+        } else {
+            self.skipped += 1;
+            self.notes.push(format!("skipped {}; to run it: {}", step.name, tool.install));
+        }
+    }
+
+    fn log(&self, step: &Step) -> PathBuf {
+        self.logs.join(format!("{}.log", step.name))
+    }
+
+    /// Does what the step asks. An error holds what to print of it.
+    fn work(&mut self, step: &Step) -> (Counts, Result<(), String>) {
+        match &step.work {
+            Work::Cargo(arguments, environment) => {
+                let mut command = self.cargo(arguments);
+                command.envs(environment.iter().copied());
+                let ended = process::run(&mut command, &self.log(step), step.limit, |_| None);
+                self.counted_as_one(step, ended)
+            }
+            Work::Xtask(arguments) => {
+                let program = std::env::current_exe().unwrap_or_else(|_| self.target.join("debug/xtask"));
+                let ended = process::run(Command::new(program).args(*arguments), &self.log(step), step.limit, |_| None);
+                self.counted_as_one(step, ended)
+            }
+            Work::Tests(arguments) => {
+                let (counts, ended) = self.tests(step, arguments);
+                self.ignored += counts.ignored;
+                (counts, ended)
+            }
+            Work::IgnoredTests(arguments) => {
+                let (counts, ended) = self.tests(step, arguments);
+                self.ignored = self.ignored.saturating_sub(counts.passed + counts.failed);
+                (counts, ended)
+            }
+        }
+    }
+
+    fn cargo(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(cargo_path());
+        command
+            .args(arguments)
+            .current_dir(root())
+            .env("CARGO_TARGET_DIR", &self.target)
+            .env("CARGO_TERM_COLOR", "never")
+            .env("CARGO_TERM_PROGRESS_WHEN", "never");
+        command
+    }
+
+    fn counted_as_one(&self, step: &Step, ended: Result<(), String>) -> (Counts, Result<(), String>) {
+        match ended {
+            Ok(()) => (Counts { passed: 1, ..Counts::default() }, Ok(())),
+            Err(why) => (Counts { failed: 1, ..Counts::default() }, Err(self.tail(step, &why))),
+        }
+    }
+
+    fn tests(&self, step: &Step, arguments: &[&str]) -> (Counts, Result<(), String>) {
+        let mut log = TestsLog::default();
+        let ended = process::run(&mut self.cargo(arguments), &self.log(step), step.limit, |line| log.line(line));
+        let mut counts = Counts { passed: log.passed, failed: log.failed, ignored: log.ignored };
+        let Err(why) = ended else { return (counts, Ok(())) };
+        // A test program that was killed reports no failed test, and yet something failed.
+        counts.failed = counts.failed.max(1);
+        let report = if log.failures.is_empty() { self.tail(step, &why) } else { indented(log.failures.concat()) };
+        (counts, Err(report))
+    }
+
+    fn tail(&self, step: &Step, why: &str) -> String {
+        let text = fs::read_to_string(self.log(step)).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        let mut shown: Vec<String> =
+            lines[lines.len().saturating_sub(TAIL)..].iter().map(ToString::to_string).collect();
+        shown.push(why.to_string());
+        indented(shown)
+    }
+
+    fn summary(&self, took: Duration) -> Result<(), Failed> {
+        println!();
+        for note in &self.notes {
+            println!("{note}");
+        }
+        println!("took {}; logs in {}", duration(took), self.logs.display());
+        println!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped + self.ignored);
+        if self.failed == 0 && self.failed_steps.is_empty() { Ok(()) } else { Err(Failed::Reported) }
+    }
+}
+
+fn indented(lines: Vec<String>) -> String {
+    lines.into_iter().map(|line| format!("        | {line}")).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chosen_step_brings_the_steps_it_needs() {
+        let names = |only: &[&str]| -> Vec<&str> {
+            let only: Vec<String> = only.iter().map(ToString::to_string).collect();
+            chosen(&only).ok().unwrap().iter().map(|step| step.name).collect()
+        };
+        assert_eq!(names(&["tests"]), ["build", "tests"]);
+        assert_eq!(names(&["docs", "format"]), ["format", "docs"]);
+        assert_eq!(names(&[]).len(), STEPS.len());
+        assert!(chosen(&["no-such-step".to_string()]).is_err());
+    }
+
+    #[test]
+    fn steps_need_only_steps_before_them() {
+        for (place, step) in STEPS.iter().enumerate() {
+            for needed in step.needs {
+                assert!(STEPS[..place].iter().any(|before| before.name == *needed), "{} needs {needed}", step.name);
+            }
+        }
+    }
+}
