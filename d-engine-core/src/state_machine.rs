@@ -110,6 +110,12 @@ pub trait StateMachine: Send + Sync + 'static {
         Ok(self.get(key)?.map(Bytes::from))
     }
 
+    /// Whether this machine understands a command, asked before it is proposed: bytes that no replica can read must not
+    /// get into the log, where they would stop every one of them. Must not depend on the state.
+    fn check_command(&self, _command: &[u8]) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Answers any question at one point in time, which the id names. May block for one disk read.
     fn read_at(&self, _query: Bytes) -> Result<(Bytes, LogId), Error> {
         Err(Error::unsupported("this state machine answers no queries (StateMachine::read_at)"))

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use async_trait::async_trait;
 use bytes::Bytes;
 use d_engine_core::{
-    ApplyResult, Direction, Entry, Error, KeyRange, KvOutcome, KvQuery, KvStore, KvView, LogId, Result,
+    ApplyResult, Direction, Entry, Error, KeyRange, KvCommand, KvOutcome, KvQuery, KvStore, KvView, LogId, Result,
     SnapshotChecksum, SnapshotMetadata, SnapshotView, StateMachine,
 };
 
@@ -115,6 +115,10 @@ impl StateMachine for KvStateMachine {
             ApplyResult::new(entry.index, outcome.map_or_else(Bytes::new, |outcome| outcome.encode()))
         };
         Ok(chunk.iter().zip(outcomes).map(result).collect())
+    }
+
+    fn check_command(&self, command: &[u8]) -> Result<(), Error> {
+        KvCommand::decode(command).map(drop)
     }
 
     fn read_at(&self, query: Bytes) -> Result<(Bytes, LogId), Error> {

@@ -429,3 +429,14 @@ proptest! {
 fn raw(index: u64, data: &[u8]) -> Entry {
     Entry::new(index, 1, EntryKind::Command, data)
 }
+
+#[test]
+fn commands_that_no_replica_can_read_are_refused_before_they_are_proposed() {
+    let machine = KvStateMachine::new(d_engine_mem::MemKvStore::new()).unwrap();
+    let good = d_engine_core::KvCommand::Delete { key: Bytes::from_static(b"k") }.encode();
+    assert!(machine.check_command(&good).is_ok());
+    let mut newer = good.to_vec();
+    newer[0] = 250;
+    assert!(matches!(machine.check_command(&newer), Err(Error::Unsupported { .. })));
+    assert!(machine.check_command(b"\x01garbage").is_err());
+}
