@@ -1,0 +1,218 @@
+//! The background thread of the log: prepares the next segment ahead of use, in steps paced by the appends, and notes
+//! the synced position in the state file once the log rests.
+//!
+//! It is owned and joined by the log store, and never touches a segment that has its name.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use d_engine_core::{Error, Result};
+
+use crate::segment::Position;
+use crate::shared::{Shared, lock};
+use crate::wal::{Prepared, STEP};
+
+/// The synced position goes to the state file after this time without a flush.
+const REST: Duration = Duration::from_millis(50);
+
+/// The handle to the thread.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    desk: Arc<Desk>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Desk {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stop: bool,
+    /// A segment of this length is wanted.
+    wanted: Option<u64>,
+    /// It may be prepared up to here.
+    allowed: u64,
+    /// Somebody waits for it.
+    urgent: bool,
+    /// It could not be prepared; the next who waits tries again.
+    stalled: bool,
+    ready: Option<Result<Prepared>>,
+    /// Flushes were made that the state file does not know of.
+    unsaved: bool,
+    /// It is to hear of them now.
+    save_now: bool,
+}
+
+impl Keeper {
+    pub(crate) fn start(shared: Arc<Shared>) -> Result<Self> {
+        let desk = Arc::new(Desk { state: Mutex::new(State::default()), changed: Condvar::new() });
+        let at_work = Arc::clone(&desk);
+        let thread = std::thread::Builder::new()
+            .name("d-engine-wal".into())
+            .spawn(move || run(&shared, &at_work))
+            .map_err(|e| Error::io("starting the thread that prepares log segments", e))?;
+        Ok(Self { desk, thread: Some(thread) })
+    }
+
+    /// Asks for a segment of `length` bytes, to be prepared as [`Keeper::allow`] says.
+    pub(crate) fn request(&self, length: u64) {
+        let mut state = lock(&self.desk.state);
+        if state.wanted.is_none() && state.ready.is_none() {
+            state.wanted = Some(length);
+            state.allowed = 0;
+            self.desk.changed.notify_all();
+        }
+    }
+
+    /// Lets the preparation go on up to `length` bytes.
+    pub(crate) fn allow(&self, length: u64) {
+        let mut state = lock(&self.desk.state);
+        if state.allowed < length {
+            state.allowed = length;
+            self.desk.changed.notify_all();
+        }
+    }
+
+    /// The prepared segment, at least `length` bytes long; waits until it is ready.
+    ///
+    /// # Errors
+    /// `NoSpace` or `Io`; nothing has changed, and the next call tries anew.
+    pub(crate) fn take(&self, length: u64) -> Result<Prepared> {
+        let mut state = lock(&self.desk.state);
+        loop {
+            if let Some(prepared) = state.ready.take() {
+                state.urgent = false;
+                return prepared;
+            }
+            if state.stop {
+                return Err(Error::Poisoned { why: "the thread that prepares log segments has ended".into() });
+            }
+            let wanted = state.wanted.unwrap_or(0).max(length);
+            state.wanted = Some(wanted);
+            state.urgent = true;
+            self.desk.changed.notify_all();
+            state = self.desk.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Says that a flush was made.
+    pub(crate) fn flushed(&self) {
+        let mut state = lock(&self.desk.state);
+        if !state.unsaved {
+            state.unsaved = true;
+            self.desk.changed.notify_all();
+        }
+    }
+
+    /// Says that a segment was completed: the synced position is saved without waiting for rest.
+    pub(crate) fn rotated(&self) {
+        let mut state = lock(&self.desk.state);
+        state.unsaved = true;
+        state.save_now = true;
+        self.desk.changed.notify_all();
+    }
+
+    /// Ends the thread and waits for it.
+    pub(crate) fn stop(&mut self) {
+        lock(&self.desk.state).stop = true;
+        self.desk.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn run(shared: &Shared, desk: &Desk) {
+    let _ended = Ended(desk);
+    let mut partial: Option<Prepared> = None;
+    let mut seen = Position::default();
+    let mut state = lock(&desk.state);
+    while !state.stop {
+        let length = partial.as_ref().map_or(0, |prepared| prepared.length);
+        match state.wanted {
+            Some(wanted) if state.urgent || (!state.stalled && length < state.allowed) => {
+                let urgent = state.urgent;
+                drop(state);
+                let step = if urgent { wanted } else { (length + STEP).min(wanted) };
+                let result = prepare(shared, partial.take(), step);
+                state = lock(&desk.state);
+                file_result(&mut state, &mut partial, result, urgent);
+                desk.changed.notify_all();
+            }
+            _ if state.unsaved => {
+                let mut rested = false;
+                if !state.save_now {
+                    let (guard, waited) =
+                        desk.changed.wait_timeout(state, REST).unwrap_or_else(PoisonError::into_inner);
+                    state = guard;
+                    rested = waited.timed_out();
+                }
+                let synced = shared.synced();
+                if state.save_now || (rested && synced == seen && !state.stop) {
+                    state.unsaved = false;
+                    state.save_now = false;
+                    drop(state);
+                    // A failure has poisoned the store, and the next write says so.
+                    let _ = shared.save_state(|_| {});
+                    state = lock(&desk.state);
+                }
+                seen = synced;
+            }
+            _ => state = desk.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+    drop(state);
+    shared.wal.discard_prepared();
+}
+
+/// Wakes whoever waits, also if the thread panics.
+struct Ended<'a>(&'a Desk);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.state).stop = true;
+        self.0.changed.notify_all();
+    }
+}
+
+fn prepare(shared: &Shared, partial: Option<Prepared>, length: u64) -> Result<Prepared> {
+    let mut prepared = match partial {
+        Some(prepared) => prepared,
+        None => shared.wal.begin_prepared()?,
+    };
+    match shared.wal.extend_prepared(&mut prepared, length) {
+        Ok(()) => Ok(prepared),
+        Err(error) => {
+            // On a full disk, what was prepared in vain is space that something else can use.
+            shared.wal.discard_prepared();
+            Err(error)
+        }
+    }
+}
+
+fn file_result(state: &mut State, partial: &mut Option<Prepared>, result: Result<Prepared>, urgent: bool) {
+    match result {
+        Ok(prepared) if state.wanted.is_some_and(|wanted| prepared.length >= wanted) => {
+            state.wanted = None;
+            state.stalled = false;
+            state.ready = Some(Ok(prepared));
+        }
+        Ok(prepared) => *partial = Some(prepared),
+        // Whoever waits hears of it. Nobody waits: it is tried again when somebody does, from the start.
+        Err(error) if urgent => {
+            state.wanted = None;
+            state.ready = Some(Err(error));
+        }
+        Err(_) => state.stalled = true,
+    }
+}
