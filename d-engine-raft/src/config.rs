@@ -13,6 +13,8 @@ pub struct Config {
     pub address: String,
     /// Members to found a cluster with, this node included. Empty: a cluster of one. Ignored once formed.
     pub founders: Vec<(NodeId, String)>,
+    /// Wait to be added by the leader of an existing cluster. Ignored once formed.
+    pub join: bool,
     /// Election timeouts are drawn from `election_timeout_min..election_timeout_max`; the lower bound is also how long a
     /// voter protects a leader it has heard (§4.2.3).
     pub election_timeout_min: Duration,
@@ -51,6 +53,7 @@ impl Config {
             node,
             address: address.into(),
             founders: Vec::new(),
+            join: false,
             election_timeout_min: Duration::from_millis(500),
             election_timeout_max: Duration::from_millis(1000),
             heartbeat_interval: Duration::from_millis(100),

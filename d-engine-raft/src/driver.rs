@@ -10,7 +10,8 @@ use d_engine_core::{Entry, LogId};
 
 use crate::tail::Tail;
 use crate::{
-    Action, Append, Body, Boot, Config, Input, Message, NodeId, Raft, Rejection, Restored, StartError, Status, Write,
+    Action, Append, Body, Boot, Change, Config, Input, Message, NodeId, Raft, Rejection, Restored, StartError, Status,
+    Write,
 };
 
 /// What happens to a node.
@@ -35,6 +36,22 @@ pub enum Event {
     Read {
         /// The caller's number for it.
         id: u64,
+    },
+    /// Change the membership; answered by [`Command::Changed`], [`Command::Lost`] or [`Command::Rejected`].
+    ChangeMembership {
+        /// The caller's number for it.
+        id: u64,
+        /// Index of the configuration that the caller looked at.
+        base: Option<u64>,
+        /// What to change.
+        change: Change,
+    },
+    /// Hand leadership over; answered by [`Command::Transferred`] or [`Command::Rejected`].
+    Transfer {
+        /// The caller's number for it.
+        id: u64,
+        /// The voter to lead.
+        to: NodeId,
     },
     /// The disk holds every [`Command::Write`] up to number `seq`.
     Persisted {
@@ -114,7 +131,24 @@ pub enum Command {
         /// The read index.
         index: u64,
     },
-    /// A proposal or read is refused; it has had and will have no effect.
+    /// A membership change has committed.
+    Changed {
+        /// The caller's number.
+        id: u64,
+        /// Index of its last configuration.
+        index: u64,
+    },
+    /// This node leads no more; whether the change takes effect is not known.
+    Lost {
+        /// The caller's number.
+        id: u64,
+    },
+    /// This node leads no more, as it was asked.
+    Transferred {
+        /// The caller's number.
+        id: u64,
+    },
+    /// A request is refused; it has had and will have no effect.
     Rejected {
         /// The caller's number.
         id: u64,
@@ -172,6 +206,8 @@ impl Driver {
             Event::Message { from, message } => Input::Message { from, message },
             Event::Propose { id, command } => Input::Propose { id, command },
             Event::Read { id } => Input::Read { id },
+            Event::ChangeMembership { id, base, change } => Input::ChangeMembership { id, base, change },
+            Event::Transfer { id, to } => Input::Transfer { id, to },
             Event::Persisted { seq } => Input::Persisted { seq },
             Event::StorageFailed { why } => Input::StorageFailed { why },
             Event::Applied { index } => Input::Applied { index },
@@ -215,6 +251,9 @@ impl Driver {
             Action::Apply { up_to } => self.apply(up_to),
             Action::Accepted { id, at } => self.commands.push_back(Command::Accepted { id, at }),
             Action::ReadReady { id, index } => self.commands.push_back(Command::ReadReady { id, index }),
+            Action::Changed { id, index } => self.commands.push_back(Command::Changed { id, index }),
+            Action::Lost { id } => self.commands.push_back(Command::Lost { id }),
+            Action::Transferred { id } => self.commands.push_back(Command::Transferred { id }),
             Action::Reject { id, why } => self.commands.push_back(Command::Rejected { id, why }),
         }
     }

@@ -18,10 +18,12 @@ impl Raft {
             return self.bad_message();
         }
         self.hear_leader(from);
+        self.leader_session = session;
         let is_heartbeat = append.entries.is_empty();
         let commit = append.commit;
         match self.take_entries(append) {
             Ok(matched) => {
+                self.maybe_join();
                 self.verified = self.verified.max(matched);
                 self.acknowledge(from, session, round, matched, is_heartbeat);
                 self.follow_commit(commit.min(matched));

@@ -33,11 +33,15 @@ pub(crate) struct Formation {
 impl Raft {
     pub(crate) fn begin_formation(&mut self) {
         self.part = Part::Unformed(Formation { probe_at: self.now, ..Formation::default() });
+        if self.identity.cluster != 0 {
+            // A leader has welcomed this directory; if its entries became durable and the hard state did not, go on.
+            return self.maybe_join();
+        }
         if let Some(membership) = self.log.formation().cloned() {
             // The entry became durable, the hard state that says so did not.
             return self.store_formation(&membership);
         }
-        if self.config.founders.iter().all(|(node, _)| *node == self.config.node) {
+        if !self.config.join && self.config.founders.iter().all(|(node, _)| *node == self.config.node) {
             let member = self.founder(self.config.node, self.identity.incarnation);
             self.found(vec![member]);
         }
@@ -84,6 +88,10 @@ impl Raft {
         if self.is_only_voter() {
             return self.on_election_timeout();
         }
+        if self.identity.cluster != 0 {
+            // A leader has welcomed this directory; if its entries became durable and the hard state did not, go on.
+            return self.maybe_join();
+        }
         if let Some(membership) = self.log.formation().cloned() {
             let is_lowest = membership.members.first().is_some_and(|member| member.node == self.config.node);
             if is_lowest {
@@ -101,7 +109,7 @@ impl Raft {
             return;
         }
         formation.probe_at = self.now + interval;
-        if formation.storing {
+        if formation.storing || self.identity.cluster != 0 {
             return;
         }
         let founders = self.config.founders.iter().map(|(node, _)| *node);
@@ -149,7 +157,7 @@ impl Raft {
 
     pub(crate) fn on_formation(&mut self, entry: Entry) {
         let Part::Unformed(formation) = &self.part else { return };
-        if formation.storing {
+        if formation.storing || self.identity.cluster != 0 {
             return;
         }
         let membership = match Membership::decode(&entry.data) {
@@ -171,6 +179,27 @@ impl Raft {
         formation.empty.remove(&from);
         if !formation.refused_by.contains(&from) {
             formation.refused_by.push(from);
+        }
+    }
+
+    /// A leader has this directory as a member: take its entries. With the first of them the directory is formed.
+    pub(crate) fn on_welcome(&mut self, cluster: u128) {
+        let Part::Unformed(formation) = &self.part else { return };
+        if formation.storing || self.identity.cluster == cluster || cluster == 0 {
+            return;
+        }
+        if self.identity.cluster != 0 {
+            return self.bad_message();
+        }
+        self.identity.cluster = cluster;
+        self.stage_hard_state();
+    }
+
+    /// Entries of the cluster that welcomed this directory are in the log: the hard state that says so follows them.
+    pub(crate) fn maybe_join(&mut self) {
+        if !self.identity.formed && self.log.last().index > 0 {
+            self.identity = self.identity.form(self.identity.cluster);
+            self.stage_hard_state();
         }
     }
 

@@ -12,6 +12,7 @@ use crate::membership::quorum_value;
 use crate::progress::{Flow, Progress};
 use crate::raft::{Action, Part, Raft, Rejection};
 use crate::read::LeaderReads;
+use crate::reconfigure::{PendingChange, Transfer};
 use crate::{Append, AppendOutcome, AppendReply, Body, Config, Message, Mutant, NodeId};
 
 /// State that only a leader has.
@@ -26,6 +27,8 @@ pub(crate) struct Leader {
     /// Newest confirmation round (§6.4).
     pub(crate) round: u64,
     pub(crate) reads: LeaderReads,
+    pub(crate) change: Option<PendingChange>,
+    pub(crate) transfer: Option<Transfer>,
 }
 
 impl Raft {
@@ -43,11 +46,13 @@ impl Raft {
             noop: last + 1,
             round: 0,
             reads: LeaderReads::default(),
+            change: None,
+            transfer: None,
         }));
         self.append_own(EntryKind::Noop, Bytes::new());
     }
 
-    fn append_own(&mut self, kind: EntryKind, data: Bytes) -> LogId {
+    pub(crate) fn append_own(&mut self, kind: EntryKind, data: Bytes) -> LogId {
         let entry = Entry::new(self.log.last().index + 1, self.term, kind, data);
         let id = entry.id();
         self.append_entry(entry).expect("an entry made here is readable");
@@ -57,6 +62,9 @@ impl Raft {
     pub(crate) fn on_propose(&mut self, id: u64, command: Bytes) {
         if !matches!(self.part, Part::Leader(_)) {
             return self.reject(id, Rejection::NotLeader { leader: self.leader });
+        }
+        if matches!(&self.part, Part::Leader(leader) if leader.transfer.is_some()) {
+            return self.reject(id, Rejection::Busy);
         }
         let limit = self.config.max_command_bytes;
         if command.len() > limit {
@@ -71,11 +79,15 @@ impl Raft {
     }
 
     pub(crate) fn on_leader_timeout(&mut self) {
+        self.maybe_abandon_transfer();
         let Part::Leader(leader) = &mut self.part else { return };
         if self.now < leader.heartbeat_at {
             return;
         }
         leader.heartbeat_at = self.now + self.config.heartbeat_interval;
+        if let Some(transfer) = &leader.transfer {
+            leader.heartbeat_at = leader.heartbeat_at.min(transfer.until());
+        }
         for progress in leader.peers.values_mut() {
             progress.must_send = true;
         }
@@ -113,6 +125,12 @@ impl Raft {
                 self.actions.push_back(action);
             }
             if std::mem::take(&mut progress.must_send) {
+                if !progress.has_answered {
+                    let body = Body::Welcome { cluster: self.identity.cluster };
+                    let incarnation = self.identity.incarnation;
+                    let message = Message { term: self.term, incarnation, group: 0, body };
+                    self.actions.push_back(Action::Send { to: *to, message });
+                }
                 let prev = self.log.id_at(progress.next - 1).unwrap_or(self.log.purged());
                 let append =
                     Append { session: progress.session, prev, commit: self.commit, round: *round, entries: Vec::new() };
@@ -147,6 +165,7 @@ impl Raft {
         }
         self.confirm_reads();
         self.maybe_commit();
+        self.maybe_hand_over();
     }
 
     /// Commits what a quorum holds durably, if it is of this term; older entries commit with it (§3.6.2).
@@ -163,6 +182,7 @@ impl Raft {
             self.commit = held;
             self.release_held_reads();
             self.maybe_apply();
+            self.follow_configuration();
         }
     }
 

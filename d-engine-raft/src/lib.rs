@@ -7,20 +7,22 @@
 //!
 //! Sections (§) refer to Ongaro's dissertation, figures to the Raft paper.
 
+mod change;
 mod config;
 mod driver;
 mod election;
 mod follower;
 mod formation;
+mod invariants;
 mod leader;
 mod log;
-mod invariants;
 mod membership;
 mod message;
 mod mutants;
 mod progress;
 mod raft;
 mod read;
+mod reconfigure;
 #[cfg(feature = "simulator")]
 pub mod simulator;
 mod start;
@@ -28,6 +30,7 @@ mod status;
 mod tail;
 mod writes;
 
+pub use change::{Change, ChangeError};
 pub use config::{Config, ConfigError};
 pub use driver::{Command, Driver, Event};
 pub use membership::{has_quorum, quorum_value};

@@ -92,6 +92,11 @@ impl Log {
         self.memberships.last().map(|(_, membership)| membership)
     }
 
+    /// The same with its index.
+    pub(crate) fn newest_membership(&self) -> Option<(u64, &Membership)> {
+        self.memberships.last().map(|(index, membership)| (*index, membership))
+    }
+
     /// The entry that formed the cluster, if it is still in the log.
     pub(crate) fn formation(&self) -> Option<&Membership> {
         self.memberships.first().filter(|(index, _)| *index == 1).map(|(_, membership)| membership)

@@ -54,6 +54,16 @@ pub enum Body {
     Append(Append),
     /// Answer to [`Body::Append`].
     AppendReply(AppendReply),
+    /// Campaign now: the leader hands over (§3.10).
+    TimeoutNow {
+        /// The replication stream to the receiver; of another one it is stale.
+        session: u64,
+    },
+    /// A leader greets a member whose data directory belongs to no cluster yet.
+    Welcome {
+        /// The cluster.
+        cluster: u128,
+    },
     /// A follower asks for the leader's read index (§6.4).
     ReadIndex {
         /// Random number of the asker's start, so that counters of an earlier life are not confused.

@@ -16,7 +16,7 @@ use crate::log::Log;
 use crate::read::ForwardedReads;
 use crate::start::StartError;
 use crate::writes::{Promise, Writes};
-use crate::{Append, Body, Boot, Config, Message, NodeId, Restored, Role};
+use crate::{Append, Body, Boot, Change, ChangeError, Config, Message, NodeId, Restored, Role};
 
 /// One replica's consensus, sans-IO.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub struct Raft {
     pub(crate) election_at: Duration,
     /// Highest index known to equal the present leader's log.
     pub(crate) verified: u64,
+    /// Replication stream of the present leader's newest message.
+    pub(crate) leader_session: u64,
     /// Newest confirmation round of the present leader that was answered.
     pub(crate) echoed_round: u64,
     pub(crate) forwarded: ForwardedReads,
@@ -86,6 +88,7 @@ impl Raft {
             heard_at: Some(now),
             election_at: now,
             verified: 0,
+            leader_session: 0,
             echoed_round: 0,
             forwarded: ForwardedReads::new(boot.seed),
             pre_vote_round: 0,
@@ -121,7 +124,11 @@ impl Raft {
         self.now = self.now.max(now);
         if let Part::Failed(why) = &self.part {
             let why = Rejection::Unavailable { why: why.clone() };
-            if let Input::Propose { id, .. } | Input::Read { id } = input {
+            if let Input::Propose { id, .. }
+            | Input::Read { id }
+            | Input::ChangeMembership { id, .. }
+            | Input::Transfer { id, .. } = input
+            {
                 self.actions.push_back(Action::Reject { id, why });
             }
             return;
@@ -130,6 +137,8 @@ impl Raft {
             Input::Message { from, message } => self.on_message(from, message),
             Input::Propose { id, command } => self.on_propose(id, command),
             Input::Read { id } => self.on_read(id),
+            Input::ChangeMembership { id, base, change } => self.on_change(id, base, &change),
+            Input::Transfer { id, to } => self.on_transfer(id, to),
             Input::Persisted { seq } => self.on_persisted(seq),
             Input::StorageFailed { why } => self.fail(why),
             Input::Applied { index } => self.on_applied(index),
@@ -188,12 +197,14 @@ impl Raft {
             return self.bad_message();
         }
         let Message { term, incarnation, body, .. } = message;
+        let is_append = matches!(body, Body::Append(_));
         match body {
             Body::FormationProbe => return self.on_formation_probe(from, incarnation),
             Body::FormationEmpty => return self.on_formation_empty(from, incarnation),
             Body::Formation(entry) => return self.on_formation(entry),
             Body::FormationRefused => return self.on_formation_refused(from),
-            _ if !self.identity.formed => return,
+            Body::Welcome { cluster } => return self.on_welcome(cluster),
+            _ if !(self.identity.formed || self.identity.cluster != 0 && is_append) => return,
             // Pre-votes and their grants never change a term (§9.6); a challenger of a live leader does not either (§4.2.3).
             Body::PreVote { next_term, round, last } => return self.on_pre_vote(from, next_term, round, last),
             Body::PreVoteReply { granted: true, .. } => {}
@@ -208,6 +219,7 @@ impl Raft {
             Body::RequestVote(request) => self.on_request_vote(from, term, request),
             Body::Append(append) => self.on_append(from, term, append),
             Body::ReadIndex { nonce, counter } => self.on_read_index(from, nonce, counter),
+            Body::TimeoutNow { session } => self.on_timeout_now(from, term, session),
             // The asker's configuration decides which answers count (raft §4.1).
             _ if !counts => self.bad_message(),
             Body::PreVoteReply { round, granted } => self.on_pre_vote_reply(from, round, granted),
@@ -272,6 +284,7 @@ impl Raft {
     /// Stops taking part until restarted: the storage cannot be trusted.
     pub(crate) fn fail(&mut self, why: String) {
         self.reject_waiting_reads(None);
+        self.abandon_leadership_work();
         self.leader = None;
         self.part = Part::Failed(why);
     }
@@ -293,6 +306,7 @@ impl Raft {
             self.echoed_round = 0;
         }
         if matches!(self.part, Part::Leader(_)) {
+            self.abandon_leadership_work();
             self.reset_election_timer();
         }
         self.leader = leader;
@@ -393,6 +407,22 @@ pub enum Input {
         /// The caller's number for it, given back in the answer.
         id: u64,
     },
+    /// Change the membership.
+    ChangeMembership {
+        /// The caller's number for it, given back in the answer.
+        id: u64,
+        /// Index of the configuration that the caller looked at; another one refuses the change.
+        base: Option<u64>,
+        /// What to change.
+        change: Change,
+    },
+    /// Hand leadership over to a voter.
+    Transfer {
+        /// The caller's number for it, given back in the answer.
+        id: u64,
+        /// The voter.
+        to: NodeId,
+    },
     /// The disk holds everything up to write `seq`.
     Persisted {
         /// Number of a [`Write`].
@@ -472,7 +502,24 @@ pub enum Action {
         /// The read index.
         index: u64,
     },
-    /// A proposal or read is refused; it has had and will have no effect.
+    /// A membership change has committed.
+    Changed {
+        /// The caller's number.
+        id: u64,
+        /// Index of its last configuration.
+        index: u64,
+    },
+    /// This node leads no more; whether the change takes effect is not known.
+    Lost {
+        /// The caller's number.
+        id: u64,
+    },
+    /// This node leads no more, as it was asked.
+    Transferred {
+        /// The caller's number.
+        id: u64,
+    },
+    /// A request is refused; it has had and will have no effect.
     Reject {
         /// The caller's number.
         id: u64,
@@ -514,6 +561,17 @@ pub enum Rejection {
         bytes: usize,
         /// The limit.
         limit: usize,
+    },
+    /// The membership change cannot be made.
+    #[error("{0}")]
+    Change(ChangeError),
+    /// Leadership stays.
+    #[error("leadership was not transferred to node {to}: {why}")]
+    NoTransfer {
+        /// The target.
+        to: NodeId,
+        /// Why not.
+        why: String,
     },
     /// The node does not take part.
     #[error("this node does not take part: {why}")]

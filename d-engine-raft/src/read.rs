@@ -98,7 +98,7 @@ impl Raft {
         }
     }
 
-    fn own_term_has_committed(&self) -> bool {
+    pub(crate) fn own_term_has_committed(&self) -> bool {
         matches!(&self.part, Part::Leader(leader) if self.commit >= leader.noop)
     }
 

@@ -1,104 +1,10 @@
-//! Three drivers joined by hand: messages arrive at once, the disk answers at once. The smallest cluster there is.
+//! The smallest cluster elects, commits, reads and fails over.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+mod common;
 
 use bytes::Bytes;
-use d_engine_core::{EntryKind, LogId};
-use d_engine_raft::{Boot, Command, Config, Driver, Event, Rejection, Restored, Role};
-
-struct Cluster {
-    now: Duration,
-    nodes: BTreeMap<u64, Driver>,
-    down: Vec<u64>,
-    queue: VecDeque<(u64, Event)>,
-    applied: BTreeMap<u64, Vec<(u64, Bytes)>>,
-    accepted: Vec<(u64, LogId)>,
-    ready: Vec<(u64, u64)>,
-    rejected: Vec<(u64, Rejection)>,
-}
-
-impl Cluster {
-    fn new(size: u64) -> Self {
-        let founders: Vec<_> = (1..=size).map(|node| (node, format!("n{node}:1"))).collect();
-        let driver = |node: u64| {
-            let config = Config { founders: founders.clone(), ..Config::new(node, format!("n{node}:1")) };
-            let boot = Boot { seed: node, incarnation: 100 + u128::from(node), cluster: 7 };
-            (node, Driver::new(config, Restored::default(), boot, Duration::ZERO).unwrap())
-        };
-        Self {
-            now: Duration::ZERO,
-            nodes: (1..=size).map(driver).collect(),
-            down: Vec::new(),
-            queue: VecDeque::new(),
-            applied: BTreeMap::new(),
-            accepted: Vec::new(),
-            ready: Vec::new(),
-            rejected: Vec::new(),
-        }
-    }
-
-    fn perform(&mut self, node: u64, command: Command) {
-        match command {
-            Command::Write(write) => self.queue.push_back((node, Event::Persisted { seq: write.seq })),
-            Command::Send { to, message } => self.queue.push_back((to, Event::Message { from: node, message })),
-            Command::Apply { last, entries, .. } => {
-                let commands = entries.iter().filter(|entry| entry.kind == EntryKind::Command);
-                let log = self.applied.entry(node).or_default();
-                log.extend(commands.map(|entry| (entry.index, entry.data.clone())));
-                self.queue.push_back((node, Event::Applied { index: last }));
-            }
-            Command::Accepted { id, at } => self.accepted.push((id, at)),
-            Command::ReadReady { id, index } => self.ready.push((id, index)),
-            Command::Rejected { id, why } => self.rejected.push((id, why)),
-            other => panic!("unexpected {other:?}"),
-        }
-    }
-
-    /// Delivers until nothing is under way.
-    fn settle(&mut self) {
-        loop {
-            for node in self.nodes.keys().copied().collect::<Vec<_>>() {
-                while let Some(command) = self.nodes.get_mut(&node).and_then(Driver::poll) {
-                    self.perform(node, command);
-                }
-            }
-            let Some((to, event)) = self.queue.pop_front() else { return };
-            if !self.down.contains(&to) {
-                self.nodes.get_mut(&to).unwrap().handle(self.now, event);
-            }
-        }
-    }
-
-    /// Lets time pass to the next timeout of a node that is up.
-    fn tick(&mut self) {
-        let up = self.nodes.iter().filter(|(node, _)| !self.down.contains(node));
-        let (at, node) = up.filter_map(|(node, driver)| Some((driver.poll_timeout()?, *node))).min().unwrap();
-        self.now = self.now.max(at);
-        self.queue.push_back((node, Event::Timeout));
-        self.settle();
-    }
-
-    fn leader(&mut self) -> u64 {
-        for _ in 0..1000 {
-            self.tick();
-            let up = self.nodes.iter().filter(|(node, _)| !self.down.contains(node));
-            let mut leaders = up.filter(|(_, driver)| {
-                let status = driver.status(self.now);
-                status.role == Role::Leader && status.commit == status.last.index
-            });
-            if let Some((node, _)) = leaders.next() {
-                return *node;
-            }
-        }
-        panic!("no leader");
-    }
-
-    fn event(&mut self, node: u64, event: Event) {
-        self.nodes.get_mut(&node).unwrap().handle(self.now, event);
-        self.settle();
-    }
-}
+use common::Cluster;
+use d_engine_raft::{Event, Rejection};
 
 #[test]
 fn three_empty_nodes_form_a_cluster_and_commit() {

@@ -1,0 +1,186 @@
+//! The leader's side of membership changes and of leadership transfer (§3.10, §4).
+
+use std::time::Duration;
+
+use d_engine_core::{EntryKind, Membership};
+
+use crate::change::{ChangeError, first_step, leave_joint};
+use crate::progress::Flow;
+use crate::raft::{Action, Part, Raft, Rejection};
+use crate::{Body, Change, NodeId};
+
+/// Entries that a learner may lack when it is promoted: less than a window, so that commit hardly waits for it.
+const CATCH_UP_ENTRIES: u64 = 1 << 12;
+
+/// A membership change whose end has not committed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PendingChange {
+    id: u64,
+    /// Index of its last configuration so far.
+    index: u64,
+}
+
+/// A transfer of leadership under way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Transfer {
+    id: u64,
+    to: NodeId,
+    until: Duration,
+    is_sent: bool,
+}
+
+impl Transfer {
+    /// When to give up.
+    pub(crate) fn until(&self) -> Duration {
+        self.until
+    }
+}
+
+impl Raft {
+    pub(crate) fn on_change(&mut self, id: u64, base: Option<u64>, change: &Change) {
+        if !matches!(self.part, Part::Leader(_)) {
+            return self.reject(id, Rejection::NotLeader { leader: self.leader });
+        }
+        match self.plan_change(base, change) {
+            Ok(step) => {
+                let index = self.append_own(EntryKind::Membership, step.encode()).index;
+                if let Part::Leader(leader) = &mut self.part {
+                    leader.change = Some(PendingChange { id, index });
+                }
+            }
+            Err(why) => self.reject(id, Rejection::Change(why)),
+        }
+    }
+
+    /// One change at a time, from a committed configuration, in a term that has committed: the 2015 single-server bug
+    /// needs one of these to be missing.
+    fn plan_change(&self, base: Option<u64>, change: &Change) -> Result<Membership, ChangeError> {
+        let (index, current) = self.log.newest_membership().ok_or(ChangeError::LeaderIsNew)?;
+        if !self.own_term_has_committed() {
+            return Err(ChangeError::LeaderIsNew);
+        }
+        if index > self.commit || current.is_joint() {
+            return Err(ChangeError::InProgress { index });
+        }
+        if let Some(expected) = base.filter(|base| *base != index) {
+            return Err(ChangeError::BaseMoved { expected, found: index });
+        }
+        let target = change.target(current)?;
+        for voter in target.voters().filter(|node| !current.is_voter(*node)) {
+            self.check_caught_up(voter)?;
+        }
+        Ok(first_step(current, &target))
+    }
+
+    fn check_caught_up(&self, node: NodeId) -> Result<(), ChangeError> {
+        let Part::Leader(leader) = &self.part else { return Ok(()) };
+        let last = self.log.last().index;
+        let progress = leader.peers.get(&node);
+        let matched = progress.map_or(0, |progress| progress.matched);
+        let flows = progress.is_some_and(|progress| progress.flow == Flow::Replicate);
+        if flows && matched + CATCH_UP_ENTRIES >= last {
+            return Ok(());
+        }
+        Err(ChangeError::NotCaughtUp { node, matched, last })
+    }
+
+    /// Commit has moved: a joint configuration that committed is left, a change whose end committed is answered, and a
+    /// leader that is no voter any more steps down. Inherited configurations are treated the same.
+    pub(crate) fn follow_configuration(&mut self) {
+        let Some((index, membership)) = self.log.newest_membership() else { return };
+        if index > self.commit || !self.own_term_has_committed() {
+            return;
+        }
+        if membership.is_joint() {
+            let target = leave_joint(membership);
+            let index = self.append_own(EntryKind::Membership, target.encode()).index;
+            if let Part::Leader(leader) = &mut self.part
+                && let Some(change) = &mut leader.change
+            {
+                change.index = index;
+            }
+            return;
+        }
+        let is_voter = membership.is_voter(self.config.node);
+        if let Part::Leader(leader) = &mut self.part
+            && let Some(PendingChange { id, index }) = leader.change.take_if(|change| change.index <= index)
+        {
+            self.actions.push_back(Action::Changed { id, index });
+        }
+        if !is_voter {
+            self.retire();
+        }
+    }
+
+    /// Leads no longer, being no voter any more; the followers are told what has committed first.
+    fn retire(&mut self) {
+        if let Part::Leader(leader) = &mut self.part {
+            leader.peers.values_mut().for_each(|progress| progress.must_send = true);
+        }
+        self.flush_writes();
+        self.replicate();
+        self.follow(None);
+    }
+
+    /// Whoever waited for a change or transfer learns that this node leads no more.
+    pub(crate) fn abandon_leadership_work(&mut self) {
+        let Part::Leader(leader) = &mut self.part else { return };
+        let change = leader.change.take().map(|change| change.id);
+        let transfer = leader.transfer.take().map(|transfer| transfer.id);
+        self.actions.extend(change.map(|id| Action::Lost { id }));
+        self.actions.extend(transfer.map(|id| Action::Transferred { id }));
+    }
+
+    pub(crate) fn on_transfer(&mut self, id: u64, to: NodeId) {
+        let is_voter = self.membership().is_some_and(|membership| membership.voters().any(|node| node == to));
+        let until = self.now + self.config.election_timeout_max;
+        let own = self.config.node;
+        let Part::Leader(leader) = &mut self.part else {
+            return self.reject(id, Rejection::NotLeader { leader: self.leader });
+        };
+        if !is_voter {
+            return self.reject(id, Rejection::NoTransfer { to, why: "it is not a voter of this cluster".into() });
+        }
+        if leader.transfer.is_some() {
+            return self.reject(id, Rejection::NoTransfer { to, why: "another transfer is under way".into() });
+        }
+        if to == own {
+            self.actions.push_back(Action::Transferred { id });
+            return;
+        }
+        leader.transfer = Some(Transfer { id, to, until, is_sent: false });
+        leader.heartbeat_at = leader.heartbeat_at.min(until);
+        self.maybe_hand_over();
+    }
+
+    /// Tells the target to campaign once it has the whole log (§3.10). It cannot be recalled: for the rest of this term
+    /// the lease is gone.
+    pub(crate) fn maybe_hand_over(&mut self) {
+        let last = self.log.last().index;
+        let Part::Leader(leader) = &mut self.part else { return };
+        let Some(transfer) = leader.transfer.as_mut().filter(|transfer| !transfer.is_sent) else { return };
+        let Some(progress) = leader.peers.get(&transfer.to).filter(|progress| progress.matched == last) else { return };
+        transfer.is_sent = true;
+        let (to, session) = (transfer.to, progress.session);
+        self.send(to, Body::TimeoutNow { session });
+    }
+
+    /// The target did not take over in time: go on leading.
+    pub(crate) fn maybe_abandon_transfer(&mut self) {
+        let now = self.now;
+        let Part::Leader(leader) = &mut self.part else { return };
+        if let Some(Transfer { id, to, .. }) = leader.transfer.take_if(|transfer| now >= transfer.until) {
+            let why = "it did not take over within an election timeout; this node goes on leading".into();
+            self.reject(id, Rejection::NoTransfer { to, why });
+        }
+    }
+
+    /// The leader asks this node to take over.
+    pub(crate) fn on_timeout_now(&mut self, from: NodeId, term: u64, session: u64) {
+        let is_asked =
+            self.leader == Some(from) && matches!(self.part, Part::Follower) && session == self.leader_session;
+        if term == self.term && is_asked && self.may_campaign() {
+            self.campaign(true);
+        }
+    }
+}

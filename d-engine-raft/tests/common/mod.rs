@@ -1,0 +1,130 @@
+//! Drivers joined by hand: messages arrive at once, the disk answers at once. The smallest cluster there is.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use d_engine_core::{EntryKind, LogId};
+use d_engine_raft::{Boot, Command, Config, Driver, Event, Rejection, Restored, Role};
+
+pub(crate) struct Cluster {
+    pub(crate) now: Duration,
+    pub(crate) nodes: BTreeMap<u64, Driver>,
+    pub(crate) down: Vec<u64>,
+    pub(crate) queue: VecDeque<(u64, Event)>,
+    pub(crate) applied: BTreeMap<u64, Vec<(u64, Bytes)>>,
+    pub(crate) accepted: Vec<(u64, LogId)>,
+    pub(crate) ready: Vec<(u64, u64)>,
+    pub(crate) rejected: Vec<(u64, Rejection)>,
+    /// Requests that were answered, membership changes and transfers.
+    pub(crate) done: Vec<u64>,
+    pub(crate) lost: Vec<u64>,
+}
+
+impl Cluster {
+    /// Founders, all empty.
+    pub(crate) fn new(size: u64) -> Self {
+        let founders: Vec<_> = (1..=size).map(|node| (node, format!("n{node}:1"))).collect();
+        let config = |node| Config { founders: founders.clone(), ..Config::new(node, format!("n{node}:1")) };
+        let mut cluster = Self::empty();
+        (1..=size).for_each(|node| cluster.start(config(node)));
+        cluster
+    }
+
+    /// An empty node that waits to be added.
+    pub(crate) fn join(&mut self, node: u64) {
+        self.start(Config { join: true, ..Config::new(node, format!("n{node}:1")) });
+    }
+
+    fn start(&mut self, config: Config) {
+        let node = config.node;
+        let boot = Boot { seed: node, incarnation: incarnation(node), cluster: 7 };
+        let driver = Driver::new(config, Restored::default(), boot, self.now).unwrap();
+        self.nodes.insert(node, driver);
+    }
+
+    fn empty() -> Self {
+        Self {
+            now: Duration::ZERO,
+            nodes: BTreeMap::new(),
+            down: Vec::new(),
+            queue: VecDeque::new(),
+            applied: BTreeMap::new(),
+            accepted: Vec::new(),
+            ready: Vec::new(),
+            rejected: Vec::new(),
+            done: Vec::new(),
+            lost: Vec::new(),
+        }
+    }
+
+    pub(crate) fn perform(&mut self, node: u64, command: Command) {
+        match command {
+            Command::Write(write) => self.queue.push_back((node, Event::Persisted { seq: write.seq })),
+            Command::Send { to, message } => self.queue.push_back((to, Event::Message { from: node, message })),
+            Command::Apply { last, entries, .. } => {
+                let commands = entries.iter().filter(|entry| entry.kind == EntryKind::Command);
+                let log = self.applied.entry(node).or_default();
+                log.extend(commands.map(|entry| (entry.index, entry.data.clone())));
+                self.queue.push_back((node, Event::Applied { index: last }));
+            }
+            Command::Accepted { id, at } => self.accepted.push((id, at)),
+            Command::ReadReady { id, index } => self.ready.push((id, index)),
+            Command::Rejected { id, why } => self.rejected.push((id, why)),
+            Command::Changed { id, .. } | Command::Transferred { id } => self.done.push(id),
+            Command::Lost { id } => self.lost.push(id),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    /// Delivers until nothing is under way.
+    pub(crate) fn settle(&mut self) {
+        loop {
+            for node in self.nodes.keys().copied().collect::<Vec<_>>() {
+                while let Some(command) = self.nodes.get_mut(&node).and_then(Driver::poll) {
+                    self.perform(node, command);
+                }
+            }
+            let Some((to, event)) = self.queue.pop_front() else { return };
+            let node = self.nodes.get_mut(&to).filter(|_| !self.down.contains(&to));
+            if let Some(node) = node {
+                node.handle(self.now, event);
+            }
+        }
+    }
+
+    /// Lets time pass to the next timeout of a node that is up.
+    pub(crate) fn tick(&mut self) {
+        let up = self.nodes.iter().filter(|(node, _)| !self.down.contains(node));
+        let (at, node) = up.filter_map(|(node, driver)| Some((driver.poll_timeout()?, *node))).min().unwrap();
+        self.now = self.now.max(at);
+        self.queue.push_back((node, Event::Timeout));
+        self.settle();
+    }
+
+    pub(crate) fn leader(&mut self) -> u64 {
+        for _ in 0..1000 {
+            self.tick();
+            let up = self.nodes.iter().filter(|(node, _)| !self.down.contains(node));
+            let mut leaders = up.filter(|(_, driver)| {
+                let status = driver.status(self.now);
+                status.role == Role::Leader && status.commit == status.last.index
+            });
+            if let Some((node, _)) = leaders.next() {
+                return *node;
+            }
+        }
+        panic!("no leader");
+    }
+
+    pub(crate) fn event(&mut self, node: u64, event: Event) {
+        self.nodes.get_mut(&node).unwrap().handle(self.now, event);
+        self.settle();
+    }
+}
+
+/// Incarnation of a node's only directory.
+pub(crate) fn incarnation(node: u64) -> u128 {
+    100 + u128::from(node)
+}

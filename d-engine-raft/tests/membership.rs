@@ -1,0 +1,123 @@
+//! Membership changes and leadership transfer on the smallest cluster.
+
+mod common;
+
+use bytes::Bytes;
+use common::{Cluster, incarnation};
+use d_engine_raft::{Change, ChangeError, Event, Rejection, Role};
+
+fn change(cluster: &mut Cluster, id: u64, change: Change) {
+    let leader = cluster.leader();
+    cluster.event(leader, Event::ChangeMembership { id, base: None, change });
+    for _ in 0..30 {
+        cluster.tick();
+    }
+}
+
+fn learner(node: u64) -> Change {
+    Change::AddLearner { node, incarnation: incarnation(node), address: format!("n{node}:1") }
+}
+
+fn voters(cluster: &mut Cluster) -> Vec<u64> {
+    let leader = cluster.leader();
+    cluster.nodes[&leader].status(cluster.now).membership.voters().collect()
+}
+
+#[test]
+fn one_node_grows_to_three_and_shrinks_again() {
+    let mut cluster = Cluster::new(1);
+    cluster.leader();
+    for node in [2, 3] {
+        cluster.join(node);
+        change(&mut cluster, node, learner(node));
+        change(&mut cluster, 10 + node, Change::Promote { node });
+    }
+    assert_eq!(cluster.rejected, []);
+    assert_eq!(cluster.done, [2, 12, 3, 13]);
+    assert_eq!(voters(&mut cluster), [1, 2, 3]);
+    let leader = cluster.leader();
+    cluster.down.push(leader);
+    let next = cluster.leader();
+    cluster.event(next, Event::Propose { id: 20, command: Bytes::from_static(b"still here") });
+    assert!(cluster.applied[&next].iter().any(|(_, data)| data == "still here"));
+    cluster.down.clear();
+    change(&mut cluster, 30, Change::SetVoters { voters: vec![next] });
+    assert_eq!(voters(&mut cluster), [next]);
+}
+
+#[test]
+fn several_voters_change_at_once_through_a_joint_configuration() {
+    let mut cluster = Cluster::new(3);
+    cluster.leader();
+    for node in [4, 5] {
+        cluster.join(node);
+        change(&mut cluster, node, learner(node));
+    }
+    change(&mut cluster, 9, Change::SetVoters { voters: vec![3, 4, 5] });
+    assert_eq!(cluster.done, [4, 5, 9]);
+    assert_eq!(voters(&mut cluster), [3, 4, 5]);
+    assert!([3, 4, 5].contains(&cluster.leader()), "a leader that is no voter any more has stepped down");
+}
+
+#[test]
+fn a_leader_that_removes_itself_leads_until_the_change_commits() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.leader();
+    cluster.event(leader, Event::ChangeMembership { id: 1, base: None, change: Change::Remove { node: leader } });
+    assert_eq!(cluster.done, [1]);
+    assert_ne!(cluster.nodes[&leader].status(cluster.now).role, Role::Leader);
+    let next = cluster.leader();
+    assert_ne!(next, leader);
+    assert!(!voters(&mut cluster).contains(&leader));
+}
+
+#[test]
+fn a_learner_that_has_nothing_is_not_promoted() {
+    let mut cluster = Cluster::new(1);
+    let leader = cluster.leader();
+    cluster.event(leader, Event::ChangeMembership { id: 1, base: None, change: learner(2) });
+    cluster.event(leader, Event::ChangeMembership { id: 2, base: None, change: Change::Promote { node: 2 } });
+    assert!(matches!(cluster.rejected[..], [(2, Rejection::Change(ChangeError::NotCaughtUp { node: 2, .. }))]));
+}
+
+#[test]
+fn a_second_change_waits_for_the_first() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.leader();
+    cluster.down = (1..=3).filter(|node| *node != leader).collect();
+    cluster.event(leader, Event::ChangeMembership { id: 1, base: None, change: learner(4) });
+    cluster.event(leader, Event::ChangeMembership { id: 2, base: None, change: learner(5) });
+    assert!(matches!(cluster.rejected[..], [(2, Rejection::Change(ChangeError::InProgress { .. }))]));
+}
+
+#[test]
+fn leadership_is_handed_over_without_an_election_timeout() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.leader();
+    let to = 1 + leader % 3;
+    let before = cluster.now;
+    cluster.event(leader, Event::Transfer { id: 1, to });
+    assert_eq!(cluster.done, [1]);
+    assert_eq!(cluster.now, before);
+    assert_eq!(cluster.nodes[&to].status(cluster.now).role, Role::Leader);
+}
+
+#[test]
+fn a_transfer_to_a_dead_voter_is_given_up_and_proposals_go_on() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.leader();
+    let to = 1 + leader % 3;
+    cluster.event(leader, Event::Propose { id: 1, command: Bytes::from_static(b"x") });
+    cluster.down.push(to);
+    cluster.event(leader, Event::Transfer { id: 2, to });
+    cluster.event(leader, Event::Propose { id: 3, command: Bytes::from_static(b"y") });
+    assert!(cluster.rejected.contains(&(3, Rejection::Busy)));
+    for _ in 0..60 {
+        cluster.tick();
+    }
+    assert!(cluster.rejected.iter().any(|(id, why)| *id == 2 && matches!(why, Rejection::NoTransfer { .. })));
+    let leader = cluster.leader();
+    let before = cluster.accepted.len();
+    cluster.event(leader, Event::Propose { id: 4, command: Bytes::from_static(b"z") });
+    assert_eq!(cluster.accepted.len(), before + 1);
+}
