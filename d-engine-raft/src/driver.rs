@@ -238,6 +238,12 @@ impl Driver {
         self.raft.status(now)
     }
 
+    /// The core, for the simulator's checks.
+    #[cfg(feature = "simulator")]
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
     fn perform(&mut self, action: Action) {
         match action {
             Action::Write(write) => {

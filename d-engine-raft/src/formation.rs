@@ -120,7 +120,8 @@ impl Raft {
     pub(crate) fn on_formation_probe(&mut self, from: NodeId, incarnation: u128) {
         if let Part::Unformed(formation) = &self.part {
             if !formation.storing {
-                self.send(from, Body::FormationEmpty);
+                // The founder will name this incarnation for good, so it must survive a crash first.
+                self.promise(from, Body::FormationEmpty);
             }
             return;
         }

@@ -1,0 +1,163 @@
+//! What the seed does to the world: faults from outside, and client requests.
+
+use super::Breach;
+use super::faults::{Fault, log_uniform};
+use super::trace::What;
+use super::world::{Happening, World};
+use crate::{Event, NodeId, Role};
+
+impl World {
+    /// Begins to inject faults and requests.
+    pub(super) fn begin_trouble(&mut self) {
+        if self.options.fault_permille > 0 {
+            self.schedule(0, Happening::Inject);
+        }
+        self.schedule(0, Happening::Request);
+    }
+
+    /// One fault, if the one drawn is on, and the time of the next.
+    pub(super) fn inject_fault(&mut self) -> Result<(), Breach> {
+        if self.is_settling {
+            return Ok(());
+        }
+        let after = self.around(self.profile.fault_interval);
+        self.schedule(after, Happening::Inject);
+        let Some(fault) = self.profile.draw_fault(&mut self.rng) else { return Ok(()) };
+        let victim = self.draw_victim();
+        if fault != Fault::CrashMidStep {
+            self.faults.add(fault);
+        }
+        match fault {
+            Fault::Partition | Fault::OneWay | Fault::Bridge => {
+                self.cut_links(fault, victim);
+                Ok(())
+            }
+            Fault::Crash => self.crash_for_a_while(victim),
+            Fault::CrashMidStep => {
+                self.node_mut(victim).crash_after = Some(self.rng.u32(..20));
+                Ok(())
+            }
+            Fault::PowerLoss => (1..=self.size()).try_for_each(|node| self.crash_for_a_while(node)),
+            Fault::Pause => {
+                self.pause_for_a_while(victim);
+                Ok(())
+            }
+            Fault::DiskStall => {
+                self.stall_for_a_while(victim);
+                Ok(())
+            }
+            Fault::DiskError => self.fail_disk(victim),
+            Fault::Loss | Fault::Duplicate | Fault::Late | Fault::Unreachable | Fault::ReadError => Ok(()),
+        }
+    }
+
+    /// A time around `mean`.
+    fn around(&mut self, mean: u64) -> u64 {
+        self.rng.u64(0..=mean.saturating_mul(2))
+    }
+
+    /// Any node, often one that leads.
+    fn draw_victim(&mut self) -> NodeId {
+        let leaders: Vec<_> = (1..=self.size()).filter(|node| self.role(*node) == Some(Role::Leader)).collect();
+        if !leaders.is_empty() && self.rng.bool() {
+            return leaders[self.rng.usize(..leaders.len())];
+        }
+        self.rng.u64(1..=self.size())
+    }
+
+    fn cut_links(&mut self, fault: Fault, victim: NodeId) {
+        if self.rng.bool() {
+            self.network.heal();
+        }
+        let all = ((1u32 << (self.size() + 1)) - 2) as u16;
+        let side = match self.rng.u8(..3) {
+            0 => 1 << victim,
+            _ => self.rng.u16(..) & all,
+        };
+        self.trace.note(victim, What::Injected(fault), &[u64::from(side)]);
+        match fault {
+            Fault::Bridge => self.network.bridge(side, victim),
+            Fault::OneWay => {
+                let is_deaf = self.rng.bool();
+                let only_one = self.rng.bool().then(|| self.rng.u64(1..=self.size()));
+                for other in (1..=self.size()).filter(|other| *other != victim && only_one.is_none_or(|o| o == *other))
+                {
+                    if is_deaf { self.network.cut(other, victim) } else { self.network.cut(victim, other) }
+                }
+            }
+            _ => self.network.split(side),
+        }
+        self.partition += 1;
+        let (after, partition) = (self.profile.outage(&mut self.rng), self.partition);
+        self.schedule(after, Happening::Heal { partition });
+    }
+
+    /// A crash now and a restart later.
+    pub(super) fn crash_for_a_while(&mut self, node: NodeId) -> Result<(), Breach> {
+        self.crash_node(node, None)?;
+        let after = if self.rng.u8(..3) == 0 { 0 } else { self.profile.outage(&mut self.rng) };
+        let life = self.node(node).life;
+        self.schedule(after, Happening::Restart { node, life });
+        Ok(())
+    }
+
+    fn pause_for_a_while(&mut self, node: NodeId) {
+        self.trace.note(node, What::Injected(Fault::Pause), &[]);
+        self.node_mut(node).is_paused = true;
+        let (after, life) = (self.profile.outage(&mut self.rng), self.node(node).life);
+        self.schedule(after, Happening::Resume { node, life });
+    }
+
+    fn stall_for_a_while(&mut self, node: NodeId) {
+        self.trace.note(node, What::Injected(Fault::DiskStall), &[]);
+        self.node_mut(node).disk.stalled = true;
+        let (after, life) = (self.profile.outage(&mut self.rng), self.node(node).life);
+        self.schedule(after, Happening::Unstall { node, life });
+    }
+
+    /// A sync fails; the operator restarts the node later.
+    fn fail_disk(&mut self, node: NodeId) -> Result<(), Breach> {
+        if self.node(node).driver.is_none() || self.node(node).disk.has_failed() {
+            return Ok(());
+        }
+        self.trace.note(node, What::StorageFailed, &[]);
+        self.node_mut(node).disk.fail();
+        self.node_mut(node).crash_after = Some(self.rng.u32(..200));
+        self.give(node, Event::StorageFailed { why: "the simulated disk failed to sync".to_owned() })
+    }
+
+    /// A burst of requests at random nodes, and the time of the next.
+    pub(super) fn request(&mut self) -> Result<(), Breach> {
+        if self.is_settling {
+            return Ok(());
+        }
+        let after = log_uniform(&mut self.rng, 0.1, 3.0) * self.profile.client_interval as f64;
+        self.schedule(after as u64, Happening::Request);
+        for _ in 0..self.rng.u64(1..=self.profile.client_burst) {
+            let node = self.draw_victim();
+            if self.rng.u8(..3) == 0 {
+                self.request_read(node)?
+            } else {
+                self.request_write(node)?
+            };
+        }
+        Ok(())
+    }
+
+    /// A proposal at `node`; its number.
+    pub(super) fn request_write(&mut self, node: NodeId) -> Result<u64, Breach> {
+        let padding = self.rng.usize(..=self.profile.padding_max);
+        let (id, command) = self.clients.propose(&mut self.rng, padding);
+        self.trace.note(node, What::Proposed, &[id]);
+        self.give(node, Event::Propose { id, command })?;
+        Ok(id)
+    }
+
+    /// A read at `node`; its number.
+    pub(super) fn request_read(&mut self, node: NodeId) -> Result<u64, Breach> {
+        let id = self.clients.read(&mut self.rng);
+        self.trace.note(node, What::Asked, &[id]);
+        self.give(node, Event::Read { id })?;
+        Ok(id)
+    }
+}

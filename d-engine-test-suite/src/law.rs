@@ -1,0 +1,191 @@
+//! What a law is to the suite: a question with one of three answers, and words for the one that hurts.
+
+use std::fmt::{self, Debug};
+use std::future::Future;
+use std::io::Write;
+
+use d_engine_core::Error;
+
+/// What checking a law gave.
+pub type LawResult = Result<Outcome, Violation>;
+
+/// What is known of a law that was not broken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was checked and holds.
+    Held,
+    /// It could not be checked; nothing is known.
+    NotChecked {
+        /// Why not.
+        why: String,
+    },
+}
+
+impl Outcome {
+    /// The outcome of a law that this version cannot check; the reason comes from the lists of the macros, which begin
+    /// each with "not checked: " for the test harness to print.
+    #[doc(hidden)]
+    pub fn unchecked(why: &str) -> Self {
+        Self::NotChecked { why: why.trim_start_matches("not checked: ").to_owned() }
+    }
+}
+
+/// A broken law, in words for the adaptor's author.
+#[derive(Clone)]
+pub struct Violation {
+    expected: String,
+    found: String,
+    why: &'static str,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\n  expected: {}\n  found:    {}\n  why:      {}", self.expected, self.found, self.why)
+    }
+}
+
+/// The same as `Display`: tests print errors this way.
+impl Debug for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// The reason of a law, through which its checks are made, so that every violation can name it.
+#[derive(Clone, Copy)]
+pub(crate) struct Why(pub(crate) &'static str);
+
+impl Why {
+    pub(crate) fn violation(self, expected: impl Into<String>, found: impl Into<String>) -> Violation {
+        Violation { expected: expected.into(), found: found.into(), why: self.0 }
+    }
+
+    pub(crate) fn equal<T: PartialEq + Debug>(self, what: &str, found: T, expected: T) -> Result<(), Violation> {
+        if found == expected {
+            return Ok(());
+        }
+        Err(self.violation(format!("{what} is {}", brief(&expected)), brief(&found)))
+    }
+
+    pub(crate) fn holds(self, expected: &str, condition: bool, found: impl Into<String>) -> Result<(), Violation> {
+        if condition { Ok(()) } else { Err(self.violation(expected, found)) }
+    }
+
+    /// The value of a call that must succeed.
+    pub(crate) fn ok<T>(self, doing: &str, result: Result<T, Error>) -> Result<T, Violation> {
+        result
+            .map_err(|error| self.violation(format!("{doing} succeeds"), format!("the error \"{error}\" ({error:?})")))
+    }
+
+    /// A call that must fail, in one of the ways that `accepted` names.
+    pub(crate) fn refused<T>(
+        self,
+        doing: &str,
+        result: Result<T, Error>,
+        wanted: &str,
+        accepted: impl Fn(&Error) -> bool,
+    ) -> Result<(), Violation> {
+        match result {
+            Err(error) if accepted(&error) => Ok(()),
+            Err(error) => Err(self.violation(format!("{doing} is refused with {wanted}"), format!("{error:?}"))),
+            Ok(_) => Err(self.violation(format!("{doing} is refused with {wanted}"), "it succeeded")),
+        }
+    }
+}
+
+pub(crate) fn held() -> LawResult {
+    Ok(Outcome::Held)
+}
+
+pub(crate) fn not_checked(why: impl Into<String>) -> LawResult {
+    Ok(Outcome::NotChecked { why: why.into() })
+}
+
+/// Debug text that stays readable when the value is a long list.
+fn brief(value: &impl Debug) -> String {
+    let mut text = format!("{value:?}");
+    if let Some((cut, _)) = text.char_indices().nth(600) {
+        text.truncate(cut);
+        text.push_str(" …");
+    }
+    text
+}
+
+/// Runs one law as the body of a `#[test]`, on a runtime of its own.
+///
+/// # Panics
+/// If the law is broken.
+pub fn run_as_test(law: &str, check: impl Future<Output = LawResult>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a test process may start two threads");
+    if let Err(violation) = report(law, runtime.block_on(check)) {
+        panic!("the law `{law}` is broken{violation}");
+    }
+}
+
+/// Collects the laws of one run.
+#[derive(Default)]
+pub(crate) struct Report {
+    held: usize,
+    not_checked: usize,
+    broken: Vec<(&'static str, Violation)>,
+}
+
+impl Report {
+    pub(crate) fn add(&mut self, law: &'static str, result: LawResult) {
+        match report(law, result) {
+            Ok(Outcome::Held) => self.held += 1,
+            Ok(Outcome::NotChecked { .. }) => self.not_checked += 1,
+            Err(violation) => self.broken.push((law, violation)),
+        }
+    }
+
+    /// Prints the totals.
+    ///
+    /// # Errors
+    /// `Backend` with every broken law.
+    pub(crate) fn finish(self, suite: &str) -> Result<(), Error> {
+        let (held, not_checked, broken) = (self.held, self.not_checked, self.broken.len());
+        say(&format!("{suite}: {held} laws held, {not_checked} not checked, {broken} broken"));
+        if self.broken.is_empty() { Ok(()) } else { Err(Error::backend(Broken(self.broken))) }
+    }
+}
+
+/// Prints what would otherwise look like success.
+fn report(law: &str, result: LawResult) -> LawResult {
+    match &result {
+        Ok(Outcome::NotChecked { why }) => say(&format!("law {law}: not checked, {why}")),
+        Ok(Outcome::Held) => {}
+        Err(violation) => say(&format!("law {law}: broken{violation}")),
+    }
+    result
+}
+
+/// Written to the stream itself: the test harness hides what passing tests print with macros, and a law that was not
+/// checked must not look like one that held.
+pub(crate) fn say(line: &str) {
+    // A closed stream is no reason to fail a law.
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// Several broken laws as one error.
+struct Broken(Vec<(&'static str, Violation)>);
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|(law, violation)| write!(f, "\nthe law `{law}` is broken{violation}"))
+    }
+}
+
+impl Debug for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Broken {}
