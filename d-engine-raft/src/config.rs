@@ -36,6 +36,8 @@ pub struct Config {
     pub max_command_bytes: usize,
     /// Reads that wait for their index, at most; beyond, reads are refused as busy.
     pub max_pending_reads: usize,
+    /// Entries kept in the log behind a snapshot, at most, for followers that still need them.
+    pub max_entries_behind_snapshot: u64,
     /// Bytes of recent entries kept in memory for followers and apply.
     pub tail_bytes: usize,
     /// The rule to break, for the tests of the tests.
@@ -64,6 +66,7 @@ impl Config {
             max_unapplied_bytes: 64 << 20,
             max_command_bytes: 4 << 20,
             max_pending_reads: 1 << 16,
+            max_entries_behind_snapshot: 1 << 20,
             tail_bytes: 16 << 20,
             #[cfg(feature = "mutants")]
             mutant: crate::Mutant::None,

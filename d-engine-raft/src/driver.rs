@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use d_engine_core::{Entry, LogId};
+use d_engine_core::{Entry, LogId, Membership};
 
 use crate::tail::Tail;
 use crate::{
@@ -68,6 +68,39 @@ pub enum Event {
         /// Index of an entry.
         index: u64,
     },
+    /// A snapshot of the own state is durable and verified: the log before it may go.
+    SnapshotMade {
+        /// The last entry whose effects it holds.
+        last_included: LogId,
+    },
+    /// Answer to [`Command::SendSnapshot`].
+    SnapshotSent {
+        /// Its receiver.
+        to: NodeId,
+        /// As asked.
+        session: u64,
+        /// The snapshot's last entry if the receiver holds that state now; `None`: try again.
+        installed: Option<LogId>,
+    },
+    /// A leader's snapshot is complete, verified, marked as being installed and durable here; answered by
+    /// [`Command::InstallSnapshot`] or [`Command::DiscardSnapshot`].
+    SnapshotReceived {
+        /// The leader.
+        from: NodeId,
+        /// Its term.
+        term: u64,
+        /// The last entry whose effects the snapshot holds.
+        last_included: LogId,
+        /// The configuration as of that entry.
+        membership: Membership,
+    },
+    /// Answer to [`Command::InstallSnapshot`].
+    SnapshotInstalled {
+        /// As asked.
+        last_included: LogId,
+        /// False: the file was bad, the old state stands.
+        ok: bool,
+    },
     /// Answer to [`Command::ReadLog`].
     LogRead {
         /// As asked.
@@ -107,6 +140,27 @@ pub enum Command {
         last: u64,
         /// Stop once this many bytes of entries are reached.
         max_bytes: usize,
+    },
+    /// Send the newest snapshot to a follower; answered by [`Event::SnapshotSent`].
+    SendSnapshot {
+        /// Receiver.
+        to: NodeId,
+        /// Given back in the answer.
+        session: u64,
+        /// This leader's term.
+        term: u64,
+    },
+    /// Install a received snapshot in the state machine, after every earlier [`Command::Apply`]; answered by
+    /// [`Event::SnapshotInstalled`] or [`Event::StorageFailed`]. The purge of the log follows as a write; the mark may be
+    /// cleared once that is durable.
+    InstallSnapshot {
+        /// Which.
+        last_included: LogId,
+    },
+    /// A received snapshot is not needed: delete it.
+    DiscardSnapshot {
+        /// Which.
+        last_included: LogId,
     },
     /// Apply entries `first..=last`, in order; answered by [`Event::Applied`] or [`Event::StorageFailed`].
     Apply {
@@ -211,6 +265,17 @@ impl Driver {
             Event::Persisted { seq } => Input::Persisted { seq },
             Event::StorageFailed { why } => Input::StorageFailed { why },
             Event::Applied { index } => Input::Applied { index },
+            Event::SnapshotMade { last_included } => Input::SnapshotMade { last_included },
+            Event::SnapshotSent { to, session, installed } => Input::SnapshotSent { to, session, installed },
+            Event::SnapshotReceived { from, term, last_included, membership } => {
+                Input::SnapshotReceived { from, term, last_included, membership }
+            }
+            Event::SnapshotInstalled { last_included, ok } => {
+                if ok {
+                    self.apply_sent = self.apply_sent.max(last_included.index);
+                }
+                Input::SnapshotInstalled { last_included, ok }
+            }
             Event::Unreachable { to } => Input::Unreachable { to },
             Event::Timeout => Input::Timeout,
         };
@@ -253,6 +318,15 @@ impl Driver {
             Action::Send { to, message } => self.send(to, message),
             Action::SendEntries { to, term, append, entries_term, last } => {
                 self.send_entries(to, Unfilled { term, append, entries_term, last });
+            }
+            Action::SendSnapshot { to, session, term } => {
+                self.commands.push_back(Command::SendSnapshot { to, session, term });
+            }
+            Action::InstallSnapshot { last_included } => {
+                self.commands.push_back(Command::InstallSnapshot { last_included });
+            }
+            Action::DiscardSnapshot { last_included } => {
+                self.commands.push_back(Command::DiscardSnapshot { last_included });
             }
             Action::Apply { up_to } => self.apply(up_to),
             Action::Accepted { id, at } => self.commands.push_back(Command::Accepted { id, at }),

@@ -35,7 +35,7 @@ impl Raft {
     }
 
     /// An append or heartbeat of the current leader, refused or not, restarts the election timer.
-    fn hear_leader(&mut self, from: NodeId) {
+    pub(crate) fn hear_leader(&mut self, from: NodeId) {
         if self.leader != Some(from) || !matches!(self.part, Part::Follower) {
             self.follow(Some(from));
         }

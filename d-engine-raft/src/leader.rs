@@ -20,7 +20,7 @@ use crate::{Append, AppendOutcome, AppendReply, Body, Config, Message, Mutant, N
 pub(crate) struct Leader {
     pub(crate) peers: BTreeMap<NodeId, Progress>,
     /// Number of the newest replication stream to anybody: a member that left and came back has a new one.
-    sessions: u64,
+    pub(crate) sessions: u64,
     pub(crate) heartbeat_at: Duration,
     /// Index of the no-op that opened this term.
     pub(crate) noop: u64,
@@ -124,6 +124,11 @@ impl Raft {
             {
                 self.actions.push_back(action);
             }
+            if progress.must_send && progress.flow == Flow::Probe && progress.next <= self.log.purged().index {
+                progress.flow = Flow::Snapshot;
+                let (to, session) = (*to, progress.session);
+                self.actions.push_back(Action::SendSnapshot { to, session, term: self.term });
+            }
             if std::mem::take(&mut progress.must_send) {
                 if !progress.has_answered {
                     let body = Body::Welcome { cluster: self.identity.cluster };
@@ -200,7 +205,7 @@ impl Raft {
 
     pub(crate) fn on_unreachable(&mut self, to: NodeId) {
         let Part::Leader(leader) = &mut self.part else { return };
-        if let Some(progress) = leader.peers.get_mut(&to).filter(|progress| progress.flow == Flow::Replicate) {
+        if let Some(progress) = leader.peers.get_mut(&to).filter(|progress| progress.flow != Flow::Probe) {
             leader.sessions += 1;
             progress.probe(progress.matched + 1, leader.sessions);
         }
@@ -251,11 +256,13 @@ fn rewind(log: &Log, progress: &mut Progress, session: u64, prev: u64, hint: Log
     let is_current = match progress.flow {
         Flow::Probe => prev + 1 == progress.next,
         Flow::Replicate => prev > progress.matched,
+        Flow::Snapshot => false,
     };
     if !is_current || prev <= progress.matched {
         return;
     }
-    let agree = log.newest_at_most(hint.index.min(prev.saturating_sub(1)), hint.term);
-    progress.probe(agree.index + 1, session);
+    let limit = hint.index.min(prev.saturating_sub(1));
+    let next = if limit < log.purged().index { limit + 1 } else { log.newest_at_most(limit, hint.term).index + 1 };
+    progress.probe(next, session);
     progress.must_send = true;
 }

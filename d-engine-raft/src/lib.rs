@@ -25,6 +25,7 @@ mod read;
 mod reconfigure;
 #[cfg(feature = "simulator")]
 pub mod simulator;
+mod snapshot;
 mod start;
 mod status;
 mod tail;

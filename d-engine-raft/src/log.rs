@@ -18,6 +18,8 @@ pub(crate) struct Log {
     runs: Vec<LogId>,
     /// Membership entries by index.
     memberships: Vec<(u64, Membership)>,
+    /// The configuration as of the purge boundary, with its index; the snapshot's after an installation.
+    base: Option<(u64, Membership)>,
     /// Encoded sizes of the newest entries, the last one's at the back.
     sizes: VecDeque<u32>,
     applied: u64,
@@ -25,12 +27,13 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    pub(crate) fn new(summary: LogSummary, applied: u64) -> Self {
+    pub(crate) fn new(summary: LogSummary, base: Option<(u64, Membership)>, applied: u64) -> Self {
         Self {
             purged: summary.purged,
             last: summary.last,
             runs: summary.runs,
             memberships: summary.memberships,
+            base,
             sizes: VecDeque::new(),
             applied,
             unapplied_bytes: 0,
@@ -89,17 +92,21 @@ impl Log {
 
     /// The newest configuration in the log (§4.1: it takes effect when appended).
     pub(crate) fn membership(&self) -> Option<&Membership> {
-        self.memberships.last().map(|(_, membership)| membership)
+        self.newest_membership().map(|(_, membership)| membership)
     }
 
     /// The same with its index.
     pub(crate) fn newest_membership(&self) -> Option<(u64, &Membership)> {
-        self.memberships.last().map(|(index, membership)| (*index, membership))
+        self.memberships.last().or(self.base.as_ref()).map(|(index, membership)| (*index, membership))
     }
 
     /// The entry that formed the cluster, if it is still in the log.
     pub(crate) fn formation(&self) -> Option<&Membership> {
-        self.memberships.first().filter(|(index, _)| *index == 1).map(|(_, membership)| membership)
+        self.memberships
+            .first()
+            .or(self.base.as_ref())
+            .filter(|(index, _)| *index == 1)
+            .map(|(_, membership)| membership)
     }
 
     /// Adds an entry that continues the log.
@@ -134,6 +141,33 @@ impl Log {
         self.runs.truncate(self.runs.partition_point(|run| run.index <= index));
         self.memberships.truncate(self.memberships.partition_point(|(at, _)| *at <= index));
         self.last.term = self.runs.last().map_or(self.purged.term, |run| run.term);
+    }
+
+    /// Drops the entries up to `up_to`; all of them if the log does not hold that one, and then `membership` is the
+    /// configuration that stands for them.
+    pub(crate) fn purge(&mut self, up_to: LogId, membership: Option<Membership>) {
+        assert!(up_to.index > self.purged.index, "the purge boundary only moves on");
+        if self.id_at(up_to.index) != Some(up_to) {
+            self.runs.clear();
+            self.memberships.clear();
+            self.sizes.clear();
+            self.unapplied_bytes = 0;
+            self.base = membership.map(|membership| (up_to.index, membership));
+            self.last = up_to;
+        } else if self.last == up_to {
+            self.runs.clear();
+        } else {
+            let first = LogId::new(self.term_at(up_to.index + 1).unwrap_or(up_to.term), up_to.index + 1);
+            self.runs.drain(..self.run_of(first.index));
+            self.runs[0] = first;
+        }
+        let purged = self.memberships.partition_point(|(index, _)| *index <= up_to.index);
+        if let Some(newest) = self.memberships.drain(..purged).next_back() {
+            self.base = Some(newest);
+        }
+        self.purged = up_to;
+        let left = (self.last.index - up_to.index) as usize;
+        self.sizes.drain(..self.sizes.len().saturating_sub(left));
     }
 
     /// Counts the entries up to `index` as applied.
@@ -185,7 +219,7 @@ mod tests {
     use super::*;
 
     fn log(terms: &[u64]) -> Log {
-        let mut log = Log::new(LogSummary::new(LogId::default()), 0);
+        let mut log = Log::new(LogSummary::new(LogId::default()), None, 0);
         for (term, index) in terms.iter().zip(1..) {
             log.append(&Entry::new(index, *term, EntryKind::Command, b"x"), None);
         }
@@ -217,6 +251,20 @@ mod tests {
         assert_eq!(log.newest_at_most(6, 3), LogId::new(1, 2));
         assert_eq!(log.newest_at_most(9, 0), LogId::default());
         assert_eq!(log.newest_at_most(4, 4), LogId::new(4, 4));
+    }
+
+    #[test]
+    fn purging_keeps_what_follows_only_behind_the_same_entry() {
+        let mut kept = log(&[1, 1, 2, 2, 5]);
+        kept.purge(LogId::new(2, 3), None);
+        let terms: Vec<_> = (2..=6).map(|index| kept.term_at(index)).collect();
+        assert_eq!(terms, [None, Some(2), Some(2), Some(5), None]);
+        assert_eq!(kept.newest_at_most(5, 1), LogId::new(2, 3));
+        kept.purge(LogId::new(5, 5), None);
+        assert_eq!((kept.last(), kept.term_at(5)), (LogId::new(5, 5), Some(5)));
+        let mut dropped = log(&[1, 1, 2, 2, 5]);
+        dropped.purge(LogId::new(3, 3), None);
+        assert_eq!((dropped.last(), dropped.term_at(4)), (LogId::new(3, 3), None));
     }
 
     #[test]

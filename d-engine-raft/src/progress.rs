@@ -10,6 +10,8 @@ use crate::log::COLD_ENTRIES;
 pub(crate) enum Flow {
     /// Looking for the place where the logs agree, one empty message at a time.
     Probe,
+    /// Needs entries that are purged: a snapshot is on its way.
+    Snapshot,
     /// The place is known: entries flow without waiting for answers, within the window.
     Replicate,
 }
@@ -72,11 +74,13 @@ impl Progress {
         while let Some((_, bytes)) = self.inflight.pop_front_if(|(last, _)| *last <= matched) {
             self.inflight_bytes -= bytes;
         }
-        if self.flow == Flow::Replicate {
-            self.next = self.next.max(self.matched + 1);
-        } else {
-            self.flow = Flow::Replicate;
-            self.next = self.matched + 1;
+        match self.flow {
+            Flow::Replicate => self.next = self.next.max(self.matched + 1),
+            Flow::Probe => {
+                self.flow = Flow::Replicate;
+                self.next = self.matched + 1;
+            }
+            Flow::Snapshot => {}
         }
     }
 

@@ -14,6 +14,7 @@ use crate::formation::Formation;
 use crate::leader::Leader;
 use crate::log::Log;
 use crate::read::ForwardedReads;
+use crate::snapshot::Installing;
 use crate::start::StartError;
 use crate::writes::{Promise, Writes};
 use crate::{Append, Body, Boot, Change, ChangeError, Config, Message, NodeId, Restored, Role};
@@ -40,6 +41,8 @@ pub struct Raft {
     pub(crate) verified: u64,
     /// Replication stream of the present leader's newest message.
     pub(crate) leader_session: u64,
+    /// A snapshot on its way into the state machine: nothing is applied meanwhile.
+    pub(crate) installing: Option<Installing>,
     /// Newest confirmation round of the present leader that was answered.
     pub(crate) echoed_round: u64,
     pub(crate) forwarded: ForwardedReads,
@@ -80,7 +83,7 @@ impl Raft {
             voted_for: hard_state.voted_for,
             part: Part::Follower,
             leader: None,
-            log: Log::new(restored.log, applied),
+            log: Log::new(restored.log, restored.snapshot.map(|(at, membership)| (at.index, membership)), applied),
             writes: Writes::new(last),
             commit: applied,
             applied,
@@ -89,6 +92,7 @@ impl Raft {
             election_at: now,
             verified: 0,
             leader_session: 0,
+            installing: None,
             echoed_round: 0,
             forwarded: ForwardedReads::new(boot.seed),
             pre_vote_round: 0,
@@ -142,6 +146,12 @@ impl Raft {
             Input::Persisted { seq } => self.on_persisted(seq),
             Input::StorageFailed { why } => self.fail(why),
             Input::Applied { index } => self.on_applied(index),
+            Input::SnapshotMade { last_included } => self.on_snapshot_made(last_included),
+            Input::SnapshotSent { to, session, installed } => self.on_snapshot_sent(to, session, installed),
+            Input::SnapshotReceived { from, term, last_included, membership } => {
+                self.on_snapshot_received(from, term, last_included, membership);
+            }
+            Input::SnapshotInstalled { last_included, ok } => self.on_snapshot_installed(last_included, ok),
             Input::NotSent { to, session, fitting } => self.on_not_sent(to, session, fitting),
             Input::Unreachable { to } => self.on_unreachable(to),
             Input::Timeout => self.on_timeout(),
@@ -275,7 +285,7 @@ impl Raft {
     /// `last_applied` beyond the log at start proves a lost log.
     pub(crate) fn maybe_apply(&mut self) {
         let up_to = self.commit.min(self.writes.persisted_index());
-        if up_to > self.apply_sent {
+        if up_to > self.apply_sent && self.installing.is_none() {
             self.apply_sent = up_to;
             self.actions.push_back(Action::Apply { up_to });
         }
@@ -438,6 +448,38 @@ pub enum Input {
         /// Index of an entry.
         index: u64,
     },
+    /// A snapshot of the own state is durable and verified.
+    SnapshotMade {
+        /// The last entry whose effects it holds.
+        last_included: LogId,
+    },
+    /// The transfer of a snapshot ended.
+    SnapshotSent {
+        /// Its receiver.
+        to: NodeId,
+        /// As in [`Action::SendSnapshot`].
+        session: u64,
+        /// The snapshot's last entry if the receiver holds that state now; `None`: try again.
+        installed: Option<LogId>,
+    },
+    /// A leader's snapshot is complete, verified and durable here.
+    SnapshotReceived {
+        /// The leader.
+        from: NodeId,
+        /// Its term.
+        term: u64,
+        /// The last entry whose effects the snapshot holds.
+        last_included: LogId,
+        /// The configuration as of that entry.
+        membership: Membership,
+    },
+    /// Answer to [`Action::InstallSnapshot`].
+    SnapshotInstalled {
+        /// As asked.
+        last_included: LogId,
+        /// False: the file was bad, the old state stands.
+        ok: bool,
+    },
     /// A message of [`Action::SendEntries`] could not be filled.
     NotSent {
         /// Its receiver.
@@ -482,6 +524,25 @@ pub enum Action {
         entries_term: u64,
         /// Index of the last entry.
         last: u64,
+    },
+    /// Send the newest snapshot to a follower that needs purged entries.
+    SendSnapshot {
+        /// Receiver.
+        to: NodeId,
+        /// Replication stream, given back in the answer.
+        session: u64,
+        /// This leader's term.
+        term: u64,
+    },
+    /// Install a received snapshot in the state machine, after what was handed out to be applied.
+    InstallSnapshot {
+        /// Which.
+        last_included: LogId,
+    },
+    /// A received snapshot is not needed.
+    DiscardSnapshot {
+        /// Which.
+        last_included: LogId,
     },
     /// Entries up to `up_to` are committed and durable here: apply them.
     Apply {
@@ -528,13 +589,15 @@ pub enum Action {
     },
 }
 
-/// One write. First the hard state, then the log; all writes form one sequence.
+/// One write. First the hard state, then the log: purge, replace, append; all writes form one sequence.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Write {
     /// Its number; consecutive.
     pub seq: u64,
     /// The hard state to save, if it changed.
     pub hard_state: Option<HardState>,
+    /// Purge the log up to this entry; all of it if it does not hold that one.
+    pub purge: Option<LogId>,
     /// Remove the entries from this index on before appending.
     pub replace_from: Option<u64>,
     /// Entries to append.

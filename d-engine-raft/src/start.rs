@@ -1,6 +1,6 @@
 //! What a replica begins with, and the states of a directory that it refuses.
 
-use d_engine_core::{HardState, LogId, LogSummary};
+use d_engine_core::{HardState, LogId, LogSummary, Membership};
 
 use crate::Config;
 
@@ -11,6 +11,8 @@ pub struct Restored {
     pub hard_state: Option<HardState>,
     /// The shape of the log.
     pub log: LogSummary,
+    /// The newest durable snapshot: its last entry, and the configuration as of it.
+    pub snapshot: Option<(LogId, Membership)>,
     /// The state machine's last applied entry.
     pub last_applied: LogId,
     /// The storage forgets at each restart.
@@ -37,7 +39,7 @@ impl Restored {
         if identity.formed && last.index == 0 {
             return Err(StartError::LogLost { cluster: identity.cluster });
         }
-        if identity.formed && self.log.memberships.is_empty() {
+        if identity.formed && self.log.memberships.is_empty() && self.snapshot.is_none() {
             return Err(StartError::NoMembership);
         }
         let term = self.hard_state.map_or(0, |state| state.term);

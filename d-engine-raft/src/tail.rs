@@ -25,6 +25,12 @@ impl Tail {
                 self.bytes -= entry.encoded_len();
             }
         }
+        let continues = self.entries.back().zip(write.entries.first()).is_none_or(|(a, b)| a.index + 1 == b.index);
+        if !continues {
+            // The whole log before them was purged.
+            self.entries.clear();
+            self.bytes = 0;
+        }
         for entry in &write.entries {
             self.bytes += entry.encoded_len();
             self.entries.push_back(entry.clone());

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use d_engine_core::{Entry, HardState};
+use d_engine_core::{Entry, HardState, LogId};
 
 use crate::{Message, NodeId, Write};
 
@@ -80,6 +80,20 @@ impl Writes {
         self.is_staged = true;
         if !by_index {
             self.forget_from(from);
+        }
+        earlier
+    }
+
+    /// Stages a purge of the log up to `up_to`; `holds`: the log holds that entry, so what follows it stays. What was
+    /// staged before makes a write of its own, which is returned. `last` is the log's last index before the purge.
+    pub(crate) fn stage_purge(&mut self, up_to: LogId, holds: bool, now: Duration, last: u64) -> Option<Write> {
+        let earlier = self.take_staged(now, last);
+        self.staged.purge = Some(up_to);
+        self.is_staged = true;
+        if !holds {
+            // The snapshot that stands for the whole log is durable; of the log itself nothing is left to vouch for.
+            self.persisted_index = up_to.index;
+            self.pending.iter_mut().for_each(|write| write.last = up_to.index);
         }
         earlier
     }

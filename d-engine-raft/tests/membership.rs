@@ -121,3 +121,46 @@ fn a_transfer_to_a_dead_voter_is_given_up_and_proposals_go_on() {
     cluster.event(leader, Event::Propose { id: 4, command: Bytes::from_static(b"z") });
     assert_eq!(cluster.accepted.len(), before + 1);
 }
+
+/// Snapshots what the leader has applied, and purges its log.
+fn snapshot(cluster: &mut Cluster, leader: u64) {
+    let status = cluster.nodes[&leader].status(cluster.now);
+    assert_eq!(status.applied, status.last.index);
+    cluster.snapshots.insert(leader, status.last);
+    cluster.event(leader, Event::SnapshotMade { last_included: status.last });
+    assert_eq!(cluster.nodes[&leader].status(cluster.now).purged, status.last);
+}
+
+#[test]
+fn a_fully_purged_leader_brings_a_new_learner_up_without_a_write() {
+    let mut cluster = Cluster::new(1);
+    let leader = cluster.leader();
+    for id in 0..10 {
+        cluster.event(leader, Event::Propose { id, command: Bytes::from(vec![id as u8]) });
+    }
+    cluster.event(leader, Event::ChangeMembership { id: 11, base: None, change: learner(2) });
+    snapshot(&mut cluster, leader);
+    cluster.join(2);
+    (0..20).for_each(|_| cluster.tick());
+    assert_eq!(cluster.applied[&2], cluster.applied[&leader]);
+    change(&mut cluster, 12, Change::Promote { node: 2 });
+    assert_eq!(voters(&mut cluster), [1, 2]);
+}
+
+#[test]
+fn a_follower_that_was_away_gets_a_snapshot_and_then_entries() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.leader();
+    let away = 1 + leader % 3;
+    cluster.down.push(away);
+    (0..20).for_each(|_| cluster.tick());
+    for id in 0..10 {
+        cluster.event(leader, Event::Propose { id, command: Bytes::from(vec![id as u8]) });
+    }
+    snapshot(&mut cluster, leader);
+    cluster.event(leader, Event::Propose { id: 10, command: Bytes::from_static(b"after") });
+    cluster.down.clear();
+    let leader = cluster.leader();
+    (0..30).for_each(|_| cluster.tick());
+    assert_eq!(cluster.applied[&away], cluster.applied[&leader]);
+}

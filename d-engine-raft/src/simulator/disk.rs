@@ -233,7 +233,7 @@ mod tests {
     }
 
     fn write(seq: u64, term: u64, replace_from: Option<u64>, entries: Vec<Entry>) -> Write {
-        Write { seq, hard_state: Some(HardState::new(term, None, None)), replace_from, entries }
+        Write { seq, hard_state: Some(HardState::new(term, None, None)), replace_from, entries, ..Write::default() }
     }
 
     fn give(disk: &mut Disk, write: Write) {

@@ -51,6 +51,8 @@ pub(super) enum Says {
     AppendReply,
     ReadIndex,
     ReadIndexReply,
+    TimeoutNow,
+    Welcome,
 }
 
 const NUMBERS: usize = 8;
@@ -115,6 +117,8 @@ impl Trace {
             Rejection::Busy => (1, 0),
             Rejection::TooLarge { .. } => (2, 0),
             Rejection::Unavailable { .. } => (3, 0),
+            Rejection::Change(_) => (4, 0),
+            Rejection::NoTransfer { to, .. } => (5, *to),
         };
         self.note(node, What::Rejected, &[id, code, leader]);
     }
@@ -226,6 +230,11 @@ fn numbers_of(peer: NodeId, message: &Message) -> (Says, [u64; NUMBERS]) {
             fill(&[*counter]);
             Says::ReadIndex
         }
+        Body::TimeoutNow { session } => {
+            fill(&[*session]);
+            Says::TimeoutNow
+        }
+        Body::Welcome { .. } => Says::Welcome,
         Body::ReadIndexReply { counter, index, .. } => {
             fill(&[*counter, u64::from(index.is_some()), index.unwrap_or(0)]);
             Says::ReadIndexReply
@@ -325,6 +334,8 @@ fn fmt_message(f: &mut fmt::Formatter<'_>, says: Says, n: &[u64; NUMBERS]) -> fm
             write!(f, " session {session} round {round}")
         }
         Says::ReadIndex => write!(f, "ReadIndex {}", n[2]),
+        Says::TimeoutNow => write!(f, "TimeoutNow in stream {}", n[2]),
+        Says::Welcome => write!(f, "Welcome"),
         Says::ReadIndexReply if n[3] == 0 => write!(f, "ReadIndexReply {}: not leading", n[2]),
         Says::ReadIndexReply => write!(f, "ReadIndexReply {}: {}", n[2], n[4]),
     }

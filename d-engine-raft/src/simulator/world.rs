@@ -371,6 +371,7 @@ impl World {
                 self.trace.rejected(id, request, &why);
                 self.clients.rejected(request)
             }
+            other => unreachable!("this world asks for nothing that leads to {other:?}"),
         }
     }
 

@@ -1,5 +1,5 @@
 //! Drivers joined by hand: messages arrive at once, the disk answers at once. The smallest cluster there is.
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, clippy::unwrap_used, reason = "a part of each test binary, and of tests only")]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -17,6 +17,9 @@ pub(crate) struct Cluster {
     pub(crate) accepted: Vec<(u64, LogId)>,
     pub(crate) ready: Vec<(u64, u64)>,
     pub(crate) rejected: Vec<(u64, Rejection)>,
+    /// Newest snapshot of each node, and who sends one to whom.
+    pub(crate) snapshots: BTreeMap<u64, LogId>,
+    sending: BTreeMap<u64, (u64, u64)>,
     /// Requests that were answered, membership changes and transfers.
     pub(crate) done: Vec<u64>,
     pub(crate) lost: Vec<u64>,
@@ -54,6 +57,8 @@ impl Cluster {
             accepted: Vec::new(),
             ready: Vec::new(),
             rejected: Vec::new(),
+            snapshots: BTreeMap::new(),
+            sending: BTreeMap::new(),
             done: Vec::new(),
             lost: Vec::new(),
         }
@@ -72,6 +77,22 @@ impl Cluster {
             Command::Accepted { id, at } => self.accepted.push((id, at)),
             Command::ReadReady { id, index } => self.ready.push((id, index)),
             Command::Rejected { id, why } => self.rejected.push((id, why)),
+            Command::SendSnapshot { to, session, term } => {
+                let status = self.nodes[&node].status(self.now);
+                let (last_included, membership) = (self.snapshots[&node], status.membership);
+                self.sending.insert(to, (node, session));
+                let event = Event::SnapshotReceived { from: node, term, last_included, membership };
+                self.queue.push_back((to, event));
+            }
+            Command::InstallSnapshot { last_included } => {
+                let (from, session) = self.sending[&node];
+                let state: Vec<_> = self.applied.get(&from).cloned().unwrap_or_default();
+                let state = state.into_iter().filter(|(index, _)| *index <= last_included.index).collect();
+                self.applied.insert(node, state);
+                self.queue.push_back((node, Event::SnapshotInstalled { last_included, ok: true }));
+                let event = Event::SnapshotSent { to: node, session, installed: Some(last_included) };
+                self.queue.push_back((from, event));
+            }
             Command::Changed { id, .. } | Command::Transferred { id } => self.done.push(id),
             Command::Lost { id } => self.lost.push(id),
             other => panic!("unexpected {other:?}"),
