@@ -22,6 +22,10 @@ pub struct Config {
     pub election_timeout_max: Duration,
     /// Time between heartbeats of an idle leader.
     pub heartbeat_interval: Duration,
+    /// Serve reads from a leader lease (§6.4.1): no round of messages, at the price of trusting clock rates.
+    pub lease: bool,
+    /// Newest feature level that this node understands.
+    pub feature_level: u32,
     /// Assumed bound of the difference between two clocks' rates, in parts per million.
     pub clock_drift_ppm: u32,
     /// AppendEntries messages under way to one follower, at most.
@@ -45,6 +49,8 @@ pub struct Config {
     pub mutant: crate::Mutant,
 }
 
+/// The newest feature level that this build understands.
+pub(crate) const FEATURE_LEVEL: u32 = 1;
 /// Entries that may be unapplied at a leader; their sizes are kept in memory.
 pub(crate) const MAX_UNAPPLIED_ENTRIES: u64 = 1 << 16;
 
@@ -59,6 +65,8 @@ impl Config {
             election_timeout_min: Duration::from_millis(500),
             election_timeout_max: Duration::from_millis(1000),
             heartbeat_interval: Duration::from_millis(100),
+            lease: false,
+            feature_level: FEATURE_LEVEL,
             clock_drift_ppm: 500,
             max_inflight_messages: 64,
             max_inflight_bytes: 16 << 20,

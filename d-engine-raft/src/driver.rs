@@ -108,6 +108,13 @@ pub enum Event {
         /// The entries that fitted, in order; or why there are none.
         entries: Result<Vec<Entry>, String>,
     },
+    /// The handshake with a peer succeeded.
+    PeerHello {
+        /// The peer.
+        from: NodeId,
+        /// Newest feature level that it understands.
+        feature_level: u32,
+    },
     /// The connection to a peer broke.
     Unreachable {
         /// The peer.
@@ -276,6 +283,7 @@ impl Driver {
                 }
                 Input::SnapshotInstalled { last_included, ok }
             }
+            Event::PeerHello { from, feature_level } => Input::PeerHello { from, feature_level },
             Event::Unreachable { to } => Input::Unreachable { to },
             Event::Timeout => Input::Timeout,
         };

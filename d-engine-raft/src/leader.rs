@@ -7,13 +7,14 @@ use bytes::Bytes;
 use d_engine_core::{Entry, EntryKind, LogId};
 
 use crate::config::MAX_UNAPPLIED_ENTRIES;
+use crate::lease::Lease;
 use crate::log::Log;
 use crate::membership::quorum_value;
 use crate::progress::{Flow, Progress};
 use crate::raft::{Action, Part, Raft, Rejection};
 use crate::read::LeaderReads;
 use crate::reconfigure::{PendingChange, Transfer};
-use crate::{Append, AppendOutcome, AppendReply, Body, Config, Message, Mutant, NodeId};
+use crate::{Append, AppendOutcome, AppendReply, Body, Change, Config, Message, Mutant, NodeId};
 
 /// State that only a leader has.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ pub(crate) struct Leader {
     pub(crate) reads: LeaderReads,
     pub(crate) change: Option<PendingChange>,
     pub(crate) transfer: Option<Transfer>,
+    pub(crate) lease: Lease,
 }
 
 impl Raft {
@@ -48,8 +50,29 @@ impl Raft {
             reads: LeaderReads::default(),
             change: None,
             transfer: None,
+            lease: Lease::default(),
         }));
         self.append_own(EntryKind::Noop, Bytes::new());
+    }
+
+    /// What the handshake with a peer said it understands.
+    pub(crate) fn on_peer_hello(&mut self, from: NodeId, feature_level: u32) {
+        self.offered_levels.insert(from, feature_level);
+    }
+
+    /// Raises the cluster's feature level once every member, learners too, understands a higher one; never lowers it.
+    fn maybe_raise_feature_level(&mut self) {
+        let Some(membership) = self.membership() else { return };
+        let own = (self.config.node, self.config.feature_level);
+        let offered =
+            |node: NodeId| if node == own.0 { own.1 } else { self.offered_levels.get(&node).copied().unwrap_or(0) };
+        let level = membership.members.iter().map(|member| offered(member.node)).min().unwrap_or(0);
+        if level <= membership.settings.feature_level {
+            return;
+        }
+        if let Ok(step) = self.plan_change(None, &Change::RaiseFeatureLevel { level }) {
+            self.append_own(EntryKind::Membership, step.encode());
+        }
     }
 
     pub(crate) fn append_own(&mut self, kind: EntryKind, data: Bytes) -> LogId {
@@ -91,9 +114,14 @@ impl Raft {
         for progress in leader.peers.values_mut() {
             progress.must_send = true;
         }
-        if self.has_lost_quorum() || self.is_disk_stuck() {
-            self.follow(None);
+        if self.config.lease {
+            leader.round += 1;
+            leader.lease.sent(leader.round, self.now);
         }
+        if self.has_lost_quorum() || self.is_disk_stuck() {
+            return self.follow(None);
+        }
+        self.maybe_raise_feature_level();
     }
 
     /// Check-quorum (§6.2): nobody may be left behind by a leader that cannot commit.
@@ -114,8 +142,9 @@ impl Raft {
     /// One round of messages: to each follower what its window takes, else a heartbeat if one is due.
     pub(crate) fn replicate(&mut self) {
         let Part::Leader(leader) = &mut self.part else { return };
-        let Leader { peers, reads, round, .. } = &mut **leader;
+        let Leader { peers, reads, round, lease, .. } = &mut **leader;
         if reads.open_round(round, self.commit) {
+            lease.sent(*round, self.now);
             peers.values_mut().for_each(|progress| progress.must_send = true);
         }
         for (to, progress) in peers.iter_mut() {

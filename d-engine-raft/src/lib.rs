@@ -15,6 +15,7 @@ mod follower;
 mod formation;
 mod invariants;
 mod leader;
+mod lease;
 mod log;
 mod membership;
 mod message;

@@ -3,7 +3,7 @@
 //! Handlers filter, then assert what must now be true, then act. Nothing here reads a clock or performs anything: what is
 //! to be done waits as an [`Action`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,6 +41,8 @@ pub struct Raft {
     pub(crate) verified: u64,
     /// Replication stream of the present leader's newest message.
     pub(crate) leader_session: u64,
+    /// What peers understand, by their handshakes.
+    pub(crate) offered_levels: BTreeMap<NodeId, u32>,
     /// A snapshot on its way into the state machine: nothing is applied meanwhile.
     pub(crate) installing: Option<Installing>,
     /// Newest confirmation round of the present leader that was answered.
@@ -92,6 +94,7 @@ impl Raft {
             election_at: now,
             verified: 0,
             leader_session: 0,
+            offered_levels: BTreeMap::new(),
             installing: None,
             echoed_round: 0,
             forwarded: ForwardedReads::new(boot.seed),
@@ -153,6 +156,7 @@ impl Raft {
             }
             Input::SnapshotInstalled { last_included, ok } => self.on_snapshot_installed(last_included, ok),
             Input::NotSent { to, session, fitting } => self.on_not_sent(to, session, fitting),
+            Input::PeerHello { from, feature_level } => self.on_peer_hello(from, feature_level),
             Input::Unreachable { to } => self.on_unreachable(to),
             Input::Timeout => self.on_timeout(),
         }
@@ -488,6 +492,13 @@ pub enum Input {
         session: u64,
         /// How many of its entries would have fitted, if it was too large.
         fitting: Option<u64>,
+    },
+    /// The handshake with a peer succeeded.
+    PeerHello {
+        /// The peer.
+        from: NodeId,
+        /// Newest feature level that it understands.
+        feature_level: u32,
     },
     /// The connection to a peer broke: what was under way may be lost.
     Unreachable {

@@ -79,6 +79,10 @@ impl Raft {
         if waiting >= limit {
             return self.reject(id, Rejection::Busy);
         }
+        if let Some(index) = self.lease_index() {
+            self.actions.push_back(Action::ReadReady { id, index });
+            return;
+        }
         if matches!(self.part, Part::Leader(_)) {
             return self.take_read(Asker::Local { id });
         }
@@ -86,6 +90,18 @@ impl Raft {
             return self.reject(id, Rejection::NotLeader { leader: None });
         }
         self.forwarded.waiting.push(id);
+    }
+
+    /// The read index, if this leader's lease is valid now.
+    fn lease_index(&self) -> Option<u64> {
+        let until = self.lease_until()?;
+        (self.now < until).then_some(self.commit)
+    }
+
+    /// Until when this leader may answer reads by itself.
+    pub(crate) fn lease_until(&self) -> Option<Duration> {
+        let Part::Leader(leader) = &self.part else { return None };
+        leader.lease.until().filter(|_| self.config.lease && self.own_term_has_committed())
     }
 
     fn take_read(&mut self, asker: Asker) {
@@ -115,13 +131,19 @@ impl Raft {
     /// Answers the round under way once a quorum has echoed it.
     pub(crate) fn confirm_reads(&mut self) {
         let Part::Leader(leader) = &mut self.part else { return };
-        if leader.reads.confirming.is_empty() {
+        if leader.reads.confirming.is_empty() && !self.config.lease {
             return;
         }
         let Some(membership) = self.log.membership() else { return };
         let confirmed = quorum_value(membership, |node| {
             if node == self.config.node { leader.round } else { leader.peers.get(&node).map_or(0, |p| p.acked_round) }
         });
+        if self.config.lease {
+            leader.lease.confirmed(confirmed, &self.config);
+        }
+        if leader.reads.confirming.is_empty() {
+            return;
+        }
         if confirmed < leader.reads.round && !self.config.breaks(Mutant::ReadWithoutRound) {
             return;
         }

@@ -54,7 +54,7 @@ impl Raft {
 
     /// One change at a time, from a committed configuration, in a term that has committed: the 2015 single-server bug
     /// needs one of these to be missing.
-    fn plan_change(&self, base: Option<u64>, change: &Change) -> Result<Membership, ChangeError> {
+    pub(crate) fn plan_change(&self, base: Option<u64>, change: &Change) -> Result<Membership, ChangeError> {
         let (index, current) = self.log.newest_membership().ok_or(ChangeError::LeaderIsNew)?;
         if !self.own_term_has_committed() {
             return Err(ChangeError::LeaderIsNew);
@@ -161,6 +161,7 @@ impl Raft {
         let Some(transfer) = leader.transfer.as_mut().filter(|transfer| !transfer.is_sent) else { return };
         let Some(progress) = leader.peers.get(&transfer.to).filter(|progress| progress.matched == last) else { return };
         transfer.is_sent = true;
+        leader.lease.end();
         let (to, session) = (transfer.to, progress.session);
         self.send(to, Body::TimeoutNow { session });
     }

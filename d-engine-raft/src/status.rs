@@ -53,6 +53,8 @@ pub struct Status {
     pub membership: Membership,
     /// The followers, if this node leads.
     pub peers: Vec<PeerStatus>,
+    /// Until when this leader may answer reads by itself (on this node's clock); `None`: no lease.
+    pub lease_until: Option<Duration>,
     /// Why the node does not take part, if it does not.
     pub failure: Option<String>,
     /// Messages that were dropped because they made no sense.
@@ -91,6 +93,7 @@ impl Raft {
             purged: self.log.purged(),
             membership: self.membership().cloned().unwrap_or_default(),
             peers: self.peer_status(now),
+            lease_until: self.lease_until(),
             failure: self.failure(),
             bad_messages: self.bad_messages,
             waiting_for: self.waiting_for(),

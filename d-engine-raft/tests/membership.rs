@@ -164,3 +164,16 @@ fn a_follower_that_was_away_gets_a_snapshot_and_then_entries() {
     (0..30).for_each(|_| cluster.tick());
     assert_eq!(cluster.applied[&away], cluster.applied[&leader]);
 }
+
+#[test]
+fn the_feature_level_rises_once_every_member_offers_it() {
+    let mut cluster = Cluster::new(1);
+    let leader = cluster.leader();
+    let level = |cluster: &Cluster| cluster.nodes[&leader].status(cluster.now).membership.settings.feature_level;
+    cluster.event(leader, Event::ChangeMembership { id: 1, base: None, change: learner(2) });
+    assert_eq!(level(&cluster), 1);
+    cluster.join(2);
+    cluster.event(leader, Event::PeerHello { from: 2, feature_level: 1 });
+    (0..5).for_each(|_| cluster.tick());
+    assert_eq!(level(&cluster), 1, "the leader itself understands no more");
+}
