@@ -8,6 +8,7 @@
 //!
 //! The wire contract is `proto/d_engine/v1`; `cargo xtask codegen` regenerates [`mod@generated`] from it.
 
+mod answers;
 mod client;
 mod connection;
 mod convert;
