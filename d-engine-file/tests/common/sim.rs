@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use d_engine_file::vfs::{Vfs, VfsFile, VfsLock};
 
 const SECTOR: usize = 512;
+const PAGE: usize = 4096;
 
 #[derive(Debug, Clone, Default)]
 struct Inode {
@@ -81,7 +82,8 @@ impl SimDisk {
         })))
     }
 
-    /// One of the disks that a power cut may leave: any subset of unsynced sectors, any beginning of the name changes.
+    /// One of the disks that a power cut may leave: any subset of unsynced sectors, garbage in pages that were being
+    /// written, any beginning of the name changes.
     pub fn after_power_cut(&self, rng: &mut fastrand::Rng) -> SimDisk {
         let state = self.state();
         // All, none, or a coin for each: the extremes are where the mistakes are.
@@ -129,6 +131,14 @@ impl Inode {
                     bytes[at..stop].copy_from_slice(&data[at - offset..stop - offset]);
                 }
                 at = stop;
+            }
+            // The page that was being written when the power went may hold anything.
+            if rng.u8(..100) < 10 && odds % 100 != 0 {
+                let page = (offset + rng.usize(..data.len().max(1))) / PAGE * PAGE;
+                if bytes.len() < page + PAGE {
+                    bytes.resize(page + PAGE, 0);
+                }
+                bytes[page..page + PAGE].fill_with(|| rng.u8(..));
             }
         }
         Inode { durable: bytes.clone(), current: bytes, pending: Vec::new() }
