@@ -230,3 +230,21 @@ fn a_purge_that_was_interrupted_is_completed_by_the_next_open() {
     assert_eq!(content(&open(killed.path())), content(&log));
     assert!(!killed.path().join("wal").join(&first.0).exists());
 }
+
+#[test]
+fn a_log_at_rest_notes_that_it_is_durable_and_then_knows_damage_in_its_last_batch() {
+    let dir = scratch();
+    let log = open(dir.path());
+    let state = || fs::read(dir.path().join("log_state")).unwrap();
+    let before = state();
+    now(log.persist_entries(entries(1..=1, 1))).unwrap();
+    now(log.flush()).unwrap();
+    let patience = std::time::Instant::now();
+    while state() == before {
+        assert!(patience.elapsed().as_secs() < 30, "the position of the flush was never noted");
+        std::thread::yield_now();
+    }
+    let killed = copy_of_open(dir.path());
+    patch(&segments(killed.path())[0], |bytes| bytes[FIRST_BATCH + BATCH_OVERHEAD] ^= 1);
+    assert!(matches!(refuses(killed.path()), Error::Corrupt { .. }));
+}

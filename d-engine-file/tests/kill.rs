@@ -29,11 +29,11 @@ fn child_that_is_killed() {
         let first = log.last_index() + 1;
         let batch: Vec<_> = (first..first + 1 + first % 5).map(written).collect();
         now(log.persist_entries(batch)).unwrap();
-        if first % 3 == 0 {
+        if first.is_multiple_of(3) {
             now(log.flush()).unwrap();
             writeln!(out, "flushed {}", log.last_index()).unwrap();
         }
-        if first % 50 == 0 {
+        if first.is_multiple_of(50) {
             let up_to = log.last_index() - 40;
             if up_to > log.purged().index {
                 now(log.purge(LogId::new(written(up_to).term, up_to))).unwrap();

@@ -133,7 +133,7 @@ impl Inode {
                 at = stop;
             }
             // The page that was being written when the power went may hold anything.
-            if rng.u8(..100) < 10 && odds % 100 != 0 {
+            if rng.u8(..100) < 10 && (1..100).contains(&odds) {
                 let page = (offset + rng.usize(..data.len().max(1))) / PAGE * PAGE;
                 if bytes.len() < page + PAGE {
                     bytes.resize(page + PAGE, 0);
