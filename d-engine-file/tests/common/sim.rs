@@ -217,12 +217,16 @@ impl VfsFile for SimFile {
             state.inodes[self.inode].pending.clear();
             return Err(io::Error::other("injected sync error"));
         }
-        let inode = &mut state.inodes[self.inode];
-        for (offset, data) in std::mem::take(&mut inode.pending) {
-            if inode.durable.len() < offset + data.len() {
-                inode.durable.resize(offset + data.len(), 0);
+        // What is written from here on is not part of this sync.
+        let pending = std::mem::take(&mut state.inodes[self.inode].pending);
+        drop(state);
+        std::thread::yield_now();
+        let durable = &mut self.disk.state().inodes[self.inode].durable;
+        for (offset, data) in pending {
+            if durable.len() < offset + data.len() {
+                durable.resize(offset + data.len(), 0);
             }
-            inode.durable[offset..offset + data.len()].copy_from_slice(&data);
+            durable[offset..offset + data.len()].copy_from_slice(&data);
         }
         Ok(())
     }
