@@ -6,9 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use d_engine_core::Error;
+use d_engine_core::{Error, StateMachine};
 use d_engine_file::{FileKvStore, FileStorageEngine};
+use d_engine_kv::KvStateMachine;
 use d_engine_test_suite::kv_store_test::{KvStoreBuilder, KvStoreTestSuite};
+use d_engine_test_suite::state_machine_test::{StateMachineBuilder, StateMachineTestSuite};
 use d_engine_test_suite::storage_engine_test::{StorageEngineBuilder, StorageEngineTestSuite};
 use tempfile::TempDir;
 
@@ -60,8 +62,21 @@ impl KvStoreBuilder for File {
     }
 }
 
+/// The built-in machine over the file store.
+#[async_trait]
+impl StateMachineBuilder for File {
+    async fn build(&self) -> Result<Arc<dyn StateMachine>, Error> {
+        Ok(Arc::new(KvStateMachine::new(FileKvStore::open(self.place())?)?))
+    }
+
+    async fn cleanup(&self) -> Result<(), Error> {
+        Self::empty(&self.place())
+    }
+}
+
 d_engine_test_suite::storage_engine_tests!(File::new());
 d_engine_test_suite::kv_store_tests!(File::new());
+d_engine_test_suite::state_machine_tests!(File::new());
 
 /// The guides' builders leave `cleanup` empty: the laws must hold in one place that nobody empties.
 struct Uncleaned(File);
@@ -87,4 +102,9 @@ async fn all_storage_engine_laws_in_one_place() -> Result<(), Error> {
 #[tokio::test]
 async fn all_kv_store_laws_in_one_call() -> Result<(), Error> {
     KvStoreTestSuite::run_all_tests(File::new()).await
+}
+
+#[tokio::test]
+async fn all_state_machine_laws_in_one_call() -> Result<(), Error> {
+    StateMachineTestSuite::run_all_tests(File::new()).await
 }
