@@ -212,8 +212,6 @@ mod tests {
 
     #[test]
     fn flags_win_over_environment_and_environment_over_file() {
-        let mut loader = Loader::default();
-        loader.read_text("node.toml", "[raft]\nheartbeat_interval_ms = 10\nclock_drift_ppm = 1_0\n");
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("node.toml");
         std::fs::write(&path, "[node]\nid = 7\nlisten = \"127.0.0.1:1\"\n[raft]\nclock_drift_ppm = 1_0\n").unwrap();
