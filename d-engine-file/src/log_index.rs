@@ -194,9 +194,16 @@ impl LogIndex {
         removed
     }
 
-    /// The entry, if memory has it.
-    pub(crate) fn cached(&self, index: u64) -> Option<&Entry> {
-        self.tail.get(index)
+    /// Whether memory has the entry at `index`; then it has all behind it.
+    pub(crate) fn is_cached(&self, index: u64) -> bool {
+        self.tail.get(index).is_some()
+    }
+
+    /// The entries from `index` on, if memory has it.
+    pub(crate) fn cached(&self, index: u64) -> impl Iterator<Item = &Entry> {
+        let first = self.tail.entries.front().map_or(u64::MAX, |entry| entry.index);
+        let skipped = index.checked_sub(first).and_then(|n| usize::try_from(n).ok());
+        self.tail.entries.iter().skip(skipped.unwrap_or(usize::MAX))
     }
 
     /// Where the entry at `index` lies on disk.

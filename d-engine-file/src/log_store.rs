@@ -243,59 +243,44 @@ impl FileLogStore {
 
     /// Entries from memory or disk; ends early once `max_bytes` are reached, but not before the first.
     fn read(&self, range: RangeInclusive<u64>, max_bytes: usize) -> Result<Vec<Entry>> {
-        let mut slots = self.plan(range, max_bytes)?;
-        let mut entries = Vec::with_capacity(slots.len());
-        let mut rest = slots.drain(..).peekable();
-        while let Some(slot) = rest.next() {
-            match slot {
-                Slot::Memory(entry) => entries.push(entry),
-                Slot::Disk(first) => {
-                    let mut run = vec![first];
-                    while let Some(Slot::Disk(next)) =
-                        rest.next_if(|slot| matches!(slot, Slot::Disk(next) if joins(&run, next)))
-                    {
-                        run.push(next);
-                    }
-                    self.read_run(&run, &mut entries)?;
-                }
-            }
+        let (on_disk, in_memory) = self.plan(range, max_bytes)?;
+        if on_disk.is_empty() {
+            return Ok(in_memory);
         }
+        let mut entries = Vec::with_capacity(on_disk.len() + in_memory.len());
+        let mut rest = on_disk.as_slice();
+        while !rest.is_empty() {
+            let (run, behind) = rest.split_at(run_len(rest));
+            self.read_run(run, &mut entries)?;
+            rest = behind;
+        }
+        entries.extend(in_memory);
         Ok(entries)
     }
 
-    /// Where each entry of the range is, at one moment.
-    fn plan(&self, range: RangeInclusive<u64>, max_bytes: usize) -> Result<Vec<Slot>> {
+    /// Where the entries of the range are, at one moment: first some on disk, then some that memory has.
+    fn plan(&self, range: RangeInclusive<u64>, max_bytes: usize) -> Result<(Vec<Location>, Vec<Entry>)> {
         let index = self.index();
         let purged = index.purged().index;
         if *range.start() <= purged {
             return Err(Error::Compacted { first: purged + 1 });
         }
-        let end = (*range.end()).min(index.last_index());
-        let mut slots = Vec::new();
-        let mut bytes = 0usize;
-        for at in *range.start()..=end {
-            let (slot, len) = match index.cached(at) {
-                Some(entry) => (Slot::Memory(entry.clone()), entry.encoded_len()),
-                None => match index.locate(at) {
-                    Some(location) => {
-                        let len = location.span.len as usize;
-                        (Slot::Disk(location), len)
-                    }
-                    None => {
-                        return Err(Error::Corrupt {
-                            place: "the index of the log has no place for an entry".into(),
-                            indexes: Some(at..=at),
-                        });
-                    }
-                },
-            };
-            bytes = bytes.saturating_add(len);
-            if !slots.is_empty() && bytes > max_bytes {
-                break;
+        let (mut next, end) = (*range.start(), (*range.end()).min(index.last_index()));
+        let mut budget = Budget { left: max_bytes, first: true };
+        let mut on_disk = Vec::new();
+        while next <= end && !index.is_cached(next) {
+            let location = index.locate(next).ok_or_else(|| Error::Corrupt {
+                place: "the index of the log has no place for an entry".into(),
+                indexes: Some(next..=next),
+            })?;
+            if !budget.takes(location.span.len as usize) {
+                return Ok((on_disk, Vec::new()));
             }
-            slots.push(slot);
+            on_disk.push(location);
+            next += 1;
         }
-        Ok(slots)
+        let cached = index.cached(next).take((end + 1).saturating_sub(next) as usize);
+        Ok((on_disk, cached.take_while(|entry| budget.takes(entry.encoded_len())).cloned().collect()))
     }
 
     /// Reads neighbouring entries with one read.
@@ -355,23 +340,35 @@ impl Drop for FileLogStore {
     }
 }
 
-/// Where an entry is to be had.
-enum Slot {
-    Memory(Entry),
-    Disk(Location),
+/// The bytes that a read may still return. The first entry is taken whatever its size.
+struct Budget {
+    left: usize,
+    first: bool,
 }
 
-/// Whether one read may bring `next` along with `run`.
-fn joins(run: &[Location], next: &Location) -> bool {
-    let (Some(first), Some(last)) = (run.first(), run.last()) else {
-        return false;
+impl Budget {
+    fn takes(&mut self, len: usize) -> bool {
+        if len > self.left && !self.first {
+            return false;
+        }
+        self.left = self.left.saturating_sub(len);
+        self.first = false;
+        true
+    }
+}
+
+/// How many locations from the first on one read brings along.
+fn run_len(locations: &[Location]) -> usize {
+    let joined = |pair: &[Location]| {
+        let (first, last, next) = (&locations[0], &pair[0], &pair[1]);
+        let end = u64::from(last.span.offset) + u64::from(last.span.len);
+        let (offset, len) = (u64::from(next.span.offset), u64::from(next.span.len));
+        next.sequence == last.sequence
+            && offset >= end
+            && offset - end <= READ_GAP_MAX
+            && offset + len - u64::from(first.span.offset) <= READ_BYTES_MAX
     };
-    let end = u64::from(last.span.offset) + u64::from(last.span.len);
-    let (offset, len) = (u64::from(next.span.offset), u64::from(next.span.len));
-    next.sequence == last.sequence
-        && offset >= end
-        && offset - end <= READ_GAP_MAX
-        && offset + len - u64::from(first.span.offset) <= READ_BYTES_MAX
+    1 + locations.windows(2).take_while(|pair| joined(pair)).count()
 }
 
 fn check_contiguous(first: u64, entries: &[Entry]) -> Result<()> {
@@ -410,6 +407,9 @@ impl LogStore for FileLogStore {
         };
         if up_to.index <= purged.index {
             return Ok(());
+        }
+        if up_to.index == u64::MAX {
+            return Err(Error::invalid("the log cannot begin after the highest index"));
         }
         // With nothing left to keep, a fresh segment frees the space of the one that is being written as well.
         if up_to.index < last && term == Some(up_to.term) {

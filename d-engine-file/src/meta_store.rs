@@ -33,7 +33,7 @@ impl FileMetaStore {
     }
 
     /// The store over a file from [`FileMetaStore::read`]; what it shows is durable.
-    pub(crate) fn new(mut file: SlotFile, lock: Arc<dyn VfsLock>) -> Result<Self> {
+    pub(crate) fn new(file: SlotFile, lock: Arc<dyn VfsLock>) -> Result<Self> {
         let newest = file.load()?;
         file.settle(&newest.payload)?;
         Ok(Self { file: Mutex::new(file), failure: OnceLock::new(), _lock: lock })

@@ -47,7 +47,7 @@ pub(crate) fn open_log(
     state_path: &Path,
     options: &FileStorageOptions,
 ) -> Result<(Shared, LogIndex, Active)> {
-    let (mut file, payload) = SlotFile::open(wal.disk.as_ref(), state_path, log_state::TAG)?;
+    let (file, payload) = SlotFile::open(wal.disk.as_ref(), state_path, log_state::TAG)?;
     let state = LogState::decode(&payload).map_err(|error| file.name(error))?;
     let listing = |e| Error::io(format!("listing {}", wal.path().display()), e);
     let names = wal.disk.list(wal.path()).map_err(listing)?;
@@ -105,7 +105,6 @@ fn fresh_segment(wal: &WalDir, last: LastSegment, index: &mut LogIndex) -> Resul
     index.push_segment(header.sequence, Arc::clone(&prepared.file));
     let synced = Position::new(last.header.sequence, last.proven);
     let end = rewrite(wal, &prepared, &header, synced, last.unproven, index)?;
-    prepared.file.sync_data().map_err(|e| writing(wal, &header, e))?;
     wal.activate(&prepared, &header)?;
     Ok(Active::new(&header, prepared.file, end))
 }

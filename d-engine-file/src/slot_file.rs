@@ -44,15 +44,35 @@ impl SlotFile {
     }
 
     /// Makes the state that [`SlotFile::open`] found durable: after a failed sync the cache may show what the disk
-    /// never got, and only writing it anew makes the pages dirty again.
-    pub(crate) fn settle(&mut self, payload: &[u8]) -> Result<()> {
-        self.write(self.generation, payload)
+    /// never got, and only writing it anew makes the pages dirty again. One slot after the other, a missing one first: a
+    /// power cut that garbles the page being written must find the state whole in the other.
+    pub(crate) fn settle(&self, payload: &[u8]) -> Result<()> {
+        let bytes = slot::encode(self.tag, self.generation, payload)?;
+        let mut offsets = slot::offsets(self.generation);
+        if self.holds(offsets[0], &bytes) {
+            offsets.reverse();
+        }
+        for offset in offsets {
+            self.write_slot(&bytes, offset)?;
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    fn holds(&self, offset: u64, slot: &[u8]) -> bool {
+        let mut found = vec![0u8; slot.len()];
+        self.file.read_exact_at(&mut found, offset).is_ok() && found == slot
     }
 
     /// Replaces the state; durable on return. After an error either state may be on disk.
     pub(crate) fn save(&mut self, payload: &[u8]) -> Result<()> {
-        self.write(self.generation + 1, payload)?;
-        self.generation += 1;
+        let generation = self.generation + 1;
+        let bytes = slot::encode(self.tag, generation, payload)?;
+        for offset in slot::offsets(generation) {
+            self.write_slot(&bytes, offset)?;
+        }
+        self.sync()?;
+        self.generation = generation;
         Ok(())
     }
 
@@ -65,12 +85,12 @@ impl SlotFile {
         slot::load(self.tag, &bytes).map_err(|error| self.name(error))
     }
 
-    fn write(&self, generation: u64, payload: &[u8]) -> Result<()> {
-        let bytes = slot::encode(self.tag, generation, payload)?;
-        for offset in slot::offsets(generation) {
-            let doing = || format!("writing {} at {offset}", self.path.display());
-            self.file.write_all_at(&bytes, offset).map_err(|e| Error::io(doing(), e))?;
-        }
+    fn write_slot(&self, slot: &[u8], offset: u64) -> Result<()> {
+        let doing = || format!("writing {} at {offset}", self.path.display());
+        self.file.write_all_at(slot, offset).map_err(|e| Error::io(doing(), e))
+    }
+
+    fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(|e| Error::io(format!("syncing {}", self.path.display()), e))
     }
 

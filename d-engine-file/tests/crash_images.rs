@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 
 use common::sim::SimDisk;
-use common::{Content, Model, content, now, small};
+use common::{Content, Model, content, long_entry, now, small};
 use d_engine_core::{LogStore, StorageEngine};
 use d_engine_file::{FileLogStore, FileStorageEngine};
 
@@ -99,6 +99,41 @@ fn what_a_reopened_log_shows_survives_a_power_cut_right_after() {
                 shown
             };
             assert_eq!(summary(&shown), summary(&content(&log)), "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_flush_holds_for_what_was_written_before_it_also_while_writes_go_on() {
+    for seed in seeds(150) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let disk = SimDisk::default();
+        let log = open(&disk).unwrap();
+        disk.burn_after(rng.u64(20..200));
+        let flushed = std::thread::scope(|scope| {
+            let flusher = scope.spawn(|| {
+                let mut flushed = 0;
+                loop {
+                    let last = log.last_index();
+                    match now(log.flush()) {
+                        Ok(()) => flushed = last,
+                        Err(_) => return flushed,
+                    }
+                }
+            });
+            for index in 1.. {
+                let len = (index as usize * 997) % 3000;
+                if now(log.persist_entries(vec![long_entry(index, 1, len)])).is_err() {
+                    break;
+                }
+            }
+            flusher.join().unwrap()
+        });
+        let reopened = open(&disk.after_power_cut(&mut rng)).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let (_, shown) = content(&reopened);
+        assert!(shown.len() as u64 >= flushed, "seed {seed}: {} of {flushed} flushed entries", shown.len());
+        for entry in shown {
+            assert_eq!(entry, long_entry(entry.index, 1, (entry.index as usize * 997) % 3000), "seed {seed}");
         }
     }
 }

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use d_engine_core::Error;
+use d_engine_core::{Error, StateMachine};
+use d_engine_kv::KvStateMachine;
 use d_engine_mem::{MemKvStore, MemStorageEngine};
 use d_engine_test_suite::kv_store_test::{KvStoreBuilder, KvStoreTestSuite};
+use d_engine_test_suite::state_machine_test::{StateMachineBuilder, StateMachineTestSuite};
 use d_engine_test_suite::storage_engine_test::{StorageEngineBuilder, StorageEngineTestSuite};
 
 struct Mem;
@@ -36,8 +38,25 @@ impl KvStoreBuilder for Mem {
     }
 }
 
+/// The built-in machine over the in-memory store.
+#[async_trait]
+impl StateMachineBuilder for Mem {
+    async fn build(&self) -> Result<Arc<dyn StateMachine>, Error> {
+        Ok(Arc::new(KvStateMachine::new(MemKvStore::new())?))
+    }
+
+    async fn cleanup(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn is_volatile(&self) -> bool {
+        true
+    }
+}
+
 d_engine_test_suite::storage_engine_tests!(Mem);
 d_engine_test_suite::kv_store_tests!(Mem);
+d_engine_test_suite::state_machine_tests!(Mem);
 
 #[tokio::test]
 async fn all_storage_engine_laws_in_one_call() -> Result<(), Error> {
@@ -47,4 +66,9 @@ async fn all_storage_engine_laws_in_one_call() -> Result<(), Error> {
 #[tokio::test]
 async fn all_kv_store_laws_in_one_call() -> Result<(), Error> {
     KvStoreTestSuite::run_all_tests(Mem).await
+}
+
+#[tokio::test]
+async fn all_state_machine_laws_in_one_call() -> Result<(), Error> {
+    StateMachineTestSuite::run_all_tests(Mem).await
 }

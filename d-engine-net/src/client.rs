@@ -1,10 +1,20 @@
 //! The client: finds the leader and follows it.
 
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use d_engine_core::{KvAnswer, KvCommand, KvOutcome, KvQuery, KvRecord, LogId};
+use tokio::time::{Instant, sleep};
 
+use crate::channel::{endpoint, host_and_port};
+use crate::convert::mode_to_wire;
+use crate::generated::v1;
+use crate::generated::v1::request::Op;
+use crate::peer::lock;
 use crate::{ClientError, Connection, NodeStatus, ReadMode, Reply, Result};
 
 /// Settings of a [`Client`].
@@ -181,10 +191,25 @@ impl Range {
 
 /// A client of the built-in key-value store and of any state machine. Cheap to clone; clones share connections.
 ///
-/// Calls that run at the same time share one stream, so many tasks with clones of one client are faster than many
-/// clients. It dials when it is first used.
-#[derive(Clone)]
-pub struct Client {}
+/// It dials when it is first used, finds the leader and follows it. It sends again what certainly had no effect, elsewhere
+/// or a little later, until a call's time is over; a write whose fate is not known is [`ClientError::Unknown`]. Calls that
+/// run at the same time share one stream, so many tasks with clones of one client are faster than many clients.
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    options: ClientOptions,
+    endpoints: Vec<Connection>,
+    /// Index of the endpoint to try when the preferred one fails.
+    next: AtomicUsize,
+    /// Where calls begin: the node that answered last.
+    preferred: RwLock<Connection>,
+    /// Nodes that are no endpoints, by address: leaders that others named, and those asked for by name.
+    others: Mutex<HashMap<String, Connection>>,
+}
 
 impl Client {
     /// A client that begins with `endpoints` (`host:port` or `http://host:port`), and learns the leader's address.
@@ -203,8 +228,23 @@ impl Client {
         endpoints: impl IntoIterator<Item = impl Into<String>>,
         options: ClientOptions,
     ) -> Result<Self> {
-        let _ = (endpoints.into_iter().map(Into::into).collect::<Vec<String>>(), options);
-        unimplemented!("follows")
+        let mut connections = Vec::new();
+        for address in endpoints {
+            let address = address.into();
+            endpoint(&address).map_err(ClientError::malformed)?;
+            connections.push(Connection::new(address));
+        }
+        let Some(first) = connections.first().cloned() else {
+            return Err(ClientError::malformed("no endpoint is given; name at least one node as host:port"));
+        };
+        let shared = Shared {
+            options,
+            endpoints: connections,
+            next: AtomicUsize::new(1),
+            preferred: RwLock::new(first),
+            others: Mutex::default(),
+        };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Sets a key.
@@ -273,42 +313,205 @@ impl Client {
 
     /// Proposes a command to any state machine.
     pub async fn propose(&self, command: Bytes) -> Result<Reply> {
-        let _ = command;
-        unimplemented!("follows")
+        self.propose_op(v1::Propose { command, forwarded: false, key_value: false }).await
     }
 
     /// Asks any state machine.
     pub async fn read(&self, query: Bytes, mode: ReadMode) -> Result<Reply> {
-        let _ = (query, mode);
-        unimplemented!("follows")
+        let read = v1::Read { query, mode: mode_to_wire(mode) };
+        self.call(|connection, deadline, _| {
+            let read = read.clone();
+            async move { connection.call_for_reply(Op::Read(read), half_way_to(deadline)).await }
+        })
+        .await
     }
 
     /// What the first node that answers knows.
     pub async fn status(&self) -> Result<NodeStatus> {
-        unimplemented!("follows")
+        self.call(|connection, deadline, _| async move { connection.status(half_way_to(deadline)).await }).await
     }
 
     /// What the node at `endpoint` knows.
     pub async fn status_of(&self, endpoint: &str) -> Result<NodeStatus> {
-        let _ = endpoint;
-        unimplemented!("follows")
+        let connection = self.connection(endpoint);
+        let deadline = Instant::now() + self.shared.options.timeout;
+        retry_once(|| connection.status(deadline)).await
     }
 
     /// The digest of the state that the node at `endpoint` has applied.
     pub async fn digest_of(&self, endpoint: &str) -> Result<Digest> {
-        let _ = (endpoint, Connection::new(""));
-        unimplemented!("follows")
+        let connection = self.connection(endpoint);
+        let deadline = Instant::now() + self.shared.options.timeout;
+        let reply = retry_once(|| connection.read(KvQuery::Digest.encode(), ReadMode::Local, deadline)).await?;
+        match decode_answer(&reply)? {
+            KvAnswer::Digest { digest, keys, revision } => Ok(Digest { digest, keys, revision, applied: reply.at }),
+            other => Err(unexpected(&other)),
+        }
     }
 
     async fn outcome(&self, command: KvCommand) -> Result<(LogId, KvOutcome)> {
         command.check(usize::MAX)?;
-        let reply = self.propose(command.encode()).await?;
+        let propose = v1::Propose { command: command.encode(), forwarded: false, key_value: true };
+        let reply = self.propose_op(propose).await?;
         match KvOutcome::decode_bytes(reply.response) {
             Ok(KvOutcome::Rejected(reject)) => Err(reject.into()),
             Ok(outcome) => Ok((reply.at, outcome)),
+            // It was applied, by a machine that speaks another language.
             Err(_) => Err(ClientError::Unknown),
         }
     }
+
+    /// Nodes are asked not to pass the command on: they name the leader instead, which is then asked directly.
+    async fn propose_op(&self, propose: v1::Propose) -> Result<Reply> {
+        self.call(|connection, deadline, pass_on| {
+            let propose = v1::Propose { forwarded: !pass_on, ..propose.clone() };
+            async move { connection.call_for_reply(Op::Propose(propose), deadline).await }
+        })
+        .await
+    }
+
+    /// Calls until there is an answer, an error that another attempt would not change, or no time left.
+    ///
+    /// `attempt` gets a connection, its deadline, and whether the node may pass the request on.
+    async fn call<T, F>(&self, attempt: impl Fn(Connection, Instant, bool) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let deadline = Instant::now() + self.shared.options.timeout;
+        let mut connection = read_lock(&self.shared.preferred).clone();
+        let mut search = Search::default();
+        loop {
+            let error = match attempt(connection.clone(), deadline, search.pass_on).await {
+                Ok(answer) => {
+                    self.prefer(&connection);
+                    return Ok(answer);
+                }
+                Err(error) => error,
+            };
+            if matches!(error, ClientError::Rejected { .. }) {
+                return Err(error);
+            }
+            let step = search.after(&error, self.shared.endpoints.len());
+            connection = match step.next {
+                Next::Same => connection,
+                Next::Rotate => self.rotate(&connection),
+                Next::Leader(address) => self.connection(&address),
+            };
+            if matches!(error, ClientError::Unknown) || Instant::now() + step.pause >= deadline {
+                return Err(error);
+            }
+            if !step.pause.is_zero() {
+                sleep(step.pause).await;
+            }
+        }
+    }
+
+    fn prefer(&self, connection: &Connection) {
+        if !read_lock(&self.shared.preferred).is(connection) {
+            *self.shared.preferred.write().unwrap_or_else(PoisonError::into_inner) = connection.clone();
+        }
+    }
+
+    /// The next endpoint, which also becomes the preferred one if `failed` was.
+    fn rotate(&self, failed: &Connection) -> Connection {
+        let endpoints = &self.shared.endpoints;
+        let mut next = &endpoints[self.shared.next.fetch_add(1, Ordering::Relaxed) % endpoints.len()];
+        if next.is(failed) {
+            next = &endpoints[self.shared.next.fetch_add(1, Ordering::Relaxed) % endpoints.len()];
+        }
+        if read_lock(&self.shared.preferred).is(failed) {
+            self.prefer(next);
+        }
+        next.clone()
+    }
+
+    fn connection(&self, address: &str) -> Connection {
+        let address = host_and_port(address);
+        if let Some(endpoint) = self.shared.endpoints.iter().find(|endpoint| endpoint.address() == address) {
+            return endpoint.clone();
+        }
+        let mut others = lock(&self.shared.others);
+        if others.len() >= OTHERS_MAX && !others.contains_key(address) {
+            others.clear();
+        }
+        others.entry(address.to_owned()).or_insert_with(|| Connection::new(address)).clone()
+    }
+}
+
+/// Connections to nodes that are no endpoints, at most.
+const OTHERS_MAX: usize = 64;
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(250);
+
+/// The course of one call's attempts.
+#[derive(Default)]
+struct Search {
+    attempts: usize,
+    hints: usize,
+    followed_hint: bool,
+    /// The named leader cannot be reached from here: let a node that can be pass the request on.
+    pass_on: bool,
+}
+
+struct Step {
+    next: Next,
+    pause: Duration,
+}
+
+enum Next {
+    Same,
+    Rotate,
+    Leader(String),
+}
+
+impl Search {
+    fn after(&mut self, error: &ClientError, endpoints: usize) -> Step {
+        self.attempts += 1;
+        let followed_hint = std::mem::take(&mut self.followed_hint);
+        match error {
+            ClientError::NotLeader { leader: Some(hint) } if !hint.address.is_empty() => {
+                self.followed_hint = true;
+                self.hints += 1;
+                // The first hints are fresh; later ones say that nodes disagree, as they do during an election.
+                let pause = if self.hints <= 2 { Duration::ZERO } else { self.pause() };
+                Step { next: Next::Leader(hint.address.clone()), pause }
+            }
+            ClientError::Busy => Step { next: Next::Same, pause: self.pause() },
+            ClientError::Unavailable { .. } => {
+                self.pass_on |= followed_hint;
+                let pause = if self.attempts < endpoints { Duration::ZERO } else { self.pause() };
+                Step { next: Next::Rotate, pause }
+            }
+            _ => Step { next: Next::Rotate, pause: self.pause() },
+        }
+    }
+
+    /// Longer after each attempt; random, so that many callers do not come back together.
+    fn pause(&self) -> Duration {
+        let doublings = u32::try_from(self.attempts).unwrap_or(u32::MAX).min(6);
+        let longest = (PAUSE_MIN * 2_u32.pow(doublings)).min(PAUSE_MAX);
+        longest.mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+}
+
+/// A read that one node does not answer may be asked of another while there is time.
+fn half_way_to(deadline: Instant) -> Instant {
+    let now = Instant::now();
+    let left = deadline.saturating_duration_since(now);
+    if left < PAUSE_MAX { deadline } else { now + left / 2 }
+}
+
+/// The first attempt may only find out that the node was restarted.
+async fn retry_once<T, F: Future<Output = Result<T>>>(attempt: impl Fn() -> F) -> Result<T> {
+    match attempt().await {
+        Err(ClientError::Unavailable { .. }) => attempt().await,
+        answer => answer,
+    }
+}
+
+/// The connection under the lock is whole at every point.
+fn read_lock<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn decode_answer(reply: &Reply) -> Result<KvAnswer> {

@@ -1,1 +1,73 @@
-//! Conversion.
+//! Between the plain types and the wire's. What comes from the wire is checked here and never panics.
+
+mod errors;
+mod message;
+mod status;
+
+use bytes::Bytes;
+use d_engine_core::{KvRecord, LogId};
+
+use crate::generated::v1;
+use crate::{ReadMode, Reply};
+
+#[cfg(test)]
+pub(crate) use errors::status_to_error;
+pub(crate) use errors::{detail_to_error, error_to_detail, error_to_status};
+pub(crate) use message::{hello_from_wire, hello_to_wire, message_from_wire, message_to_wire};
+pub(crate) use status::{status_from_wire, status_to_wire};
+
+/// Something on the wire that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("malformed frame: {0}")]
+pub(crate) struct Malformed(pub(crate) String);
+
+impl Malformed {
+    fn missing(what: &str) -> Self {
+        Self(format!("{what} is missing"))
+    }
+}
+
+fn id_to_wire(id: u128) -> Bytes {
+    Bytes::copy_from_slice(&id.to_be_bytes())
+}
+
+fn id_from_wire(bytes: &[u8], what: &str) -> Result<u128, Malformed> {
+    let bytes: [u8; 16] =
+        bytes.try_into().map_err(|_| Malformed(format!("{what} has {} bytes instead of 16", bytes.len())))?;
+    Ok(u128::from_be_bytes(bytes))
+}
+
+pub(crate) fn reply_to_wire(reply: Reply) -> v1::Reply {
+    v1::Reply { term: reply.at.term, index: reply.at.index, response: reply.response }
+}
+
+pub(crate) fn reply_from_wire(reply: v1::Reply) -> Reply {
+    Reply { at: LogId::new(reply.term, reply.index), response: reply.response }
+}
+
+pub(crate) fn mode_to_wire(mode: ReadMode) -> i32 {
+    match mode {
+        ReadMode::Linearizable => v1::ReadMode::Linearizable,
+        ReadMode::Local => v1::ReadMode::Local,
+    }
+    .into()
+}
+
+pub(crate) fn mode_from_wire(mode: i32) -> Result<ReadMode, Malformed> {
+    match v1::ReadMode::try_from(mode) {
+        Ok(v1::ReadMode::Linearizable) => Ok(ReadMode::Linearizable),
+        Ok(v1::ReadMode::Local) => Ok(ReadMode::Local),
+        Err(_) => Err(Malformed(format!("read mode {mode} is not known"))),
+    }
+}
+
+pub(crate) fn record_to_wire(record: KvRecord) -> v1::Record {
+    v1::Record {
+        key: record.key,
+        value: record.value,
+        create_revision: record.create_revision,
+        mod_revision: record.mod_revision,
+        version: record.version,
+        lease: record.lease,
+    }
+}

@@ -8,15 +8,17 @@
 //!
 //! The wire contract is `proto/d_engine/v1`; `cargo xtask codegen` regenerates [`mod@generated`] from it.
 
+mod answers;
+mod channel;
 mod client;
 mod connection;
 mod convert;
 mod error;
 mod generated;
 mod hello;
+mod inbound;
 mod outbound;
 mod peer;
-mod pipeline;
 mod server;
 mod service;
 

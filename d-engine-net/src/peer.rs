@@ -1,11 +1,19 @@
-//! Messages between nodes.
+//! Messages between nodes: one stream for each direction of each pair, opened by the node that sends.
+//!
+//! Messages may be lost, as Raft allows; they are never invented, altered or attributed to another node.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use d_engine_raft::Message;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::Hello;
+use crate::inbound::Claims;
+use crate::outbound::Link;
 
 /// What peers bring.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +25,7 @@ pub enum PeerEvent {
         /// What it says.
         message: Message,
     },
-    /// What was sent to a peer since the last event may be lost.
+    /// What was sent to a peer since it was connected may be lost.
     Unreachable {
         /// The peer.
         to: u64,
@@ -31,29 +39,140 @@ pub enum PeerEvent {
     },
 }
 
-/// Takes what peers bring. Called from many tasks, in order for each peer; must not block.
+/// Takes what peers bring. Called from many tasks, in order for each peer; must not block, since it runs on the tasks
+/// that carry the network, and [`Peers::send`] may call it on the sender's thread.
 pub type PeerSink = Arc<dyn Fn(PeerEvent) + Send + Sync>;
 
-/// One stream to every peer.
-pub struct Peers {}
+/// Streams to and from all peers.
+pub struct Peers {
+    shared: Arc<Shared>,
+    tasks: Mutex<JoinSet<()>>,
+    runtime: Handle,
+    stop: watch::Sender<bool>,
+}
+
+/// What all streams share.
+pub(crate) struct Shared {
+    pub(crate) hello: watch::Receiver<Hello>,
+    pub(crate) sink: PeerSink,
+    pub(crate) claims: Claims,
+    pub(crate) stop: watch::Receiver<bool>,
+    links: Mutex<BTreeMap<u64, Arc<Link>>>,
+    warned: Mutex<HashSet<String>>,
+}
 
 impl Peers {
-    /// Starts without any address; call it within a tokio runtime.
+    /// Starts without any address.
+    ///
+    /// `hello` is what this node says of itself; when it changes, open streams say so.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     pub fn start(hello: watch::Receiver<Hello>, sink: PeerSink) -> Self {
-        let _ = (hello, sink);
-        unimplemented!("follows")
+        let (stop, stopped) = watch::channel(false);
+        let shared = Shared {
+            hello,
+            sink,
+            claims: Claims::default(),
+            stop: stopped,
+            links: Mutex::default(),
+            warned: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared), tasks: Mutex::default(), runtime: Handle::current(), stop }
     }
 
-    /// Says where the peers are; peers that are not named are not dialled any more.
+    /// Says where the peers are, as `host:port`; this node itself is left out. Peers that are not named are not dialled
+    /// any more; one whose address changed is dialled anew.
     pub fn set_addresses(&self, addresses: Vec<(u64, String)>) {
-        let _ = addresses;
+        let this_node = self.shared.hello.borrow().node;
+        let mut links = lock(&self.shared.links);
+        let mut tasks = lock(&self.tasks);
+        // Links that ended are joined here, so that they do not pile up.
+        while tasks.try_join_next().is_some() {}
+        links.retain(|node, link| {
+            let stays = addresses.iter().any(|(named, _)| named == node);
+            if !stays {
+                link.close();
+            }
+            stays
+        });
+        if *self.stop.borrow() {
+            return;
+        }
+        for (node, address) in addresses.into_iter().filter(|(node, _)| *node != this_node) {
+            if let Some(link) = links.get(&node) {
+                link.set_address(address);
+                continue;
+            }
+            let link = Arc::new(Link::new(node, address));
+            tasks.spawn_on(link.clone().run(self.shared.clone()), &self.runtime);
+            links.insert(node, link);
+        }
     }
 
-    /// Queues a message; never waits. When the peer's queue is full, the message is dropped.
+    /// Queues a message; never waits. When the peer's queue is full or nobody knows the peer's address, the message is
+    /// dropped, and [`PeerEvent::Unreachable`] says so once.
     pub fn send(&self, to: u64, message: Message) {
-        let _ = (to, message);
+        let link = lock(&self.shared.links).get(&to).cloned();
+        match link {
+            Some(link) => link.send(message, &self.shared),
+            None => tracing::debug!(to, "a message was dropped: the peer's address is not known"),
+        }
     }
 
-    /// Ends all streams and joins their tasks.
-    pub async fn shutdown(&self) {}
+    /// Ends all streams in both directions and joins the tasks that send. Afterwards nothing is sent, and no further frame
+    /// is received.
+    pub async fn shutdown(&self) {
+        self.stop.send_replace(true);
+        lock(&self.shared.links).clear();
+        let mut tasks = std::mem::take(&mut *lock(&self.tasks));
+        while tasks.join_next().await.is_some() {}
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+impl fmt::Debug for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(lock(&self.shared.links).keys()).finish()
+    }
+}
+
+const WARNED_MAX: usize = 256;
+
+impl Shared {
+    /// Logs a cause once, not once per attempt.
+    pub(crate) fn warn_once(&self, why: &str) {
+        let mut warned = lock(&self.warned);
+        if warned.len() >= WARNED_MAX {
+            warned.clear();
+        }
+        if warned.insert(why.to_owned()) {
+            tracing::warn!("peer refused: {why}");
+        }
+    }
+
+    /// A peer has dialled this node, so it lives: dial it at once.
+    pub(crate) fn heard_from(&self, node: u64) {
+        if let Some(link) = lock(&self.links).get(&node) {
+            link.dial_now();
+        }
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        *self.stop.borrow() || self.stop.has_changed().is_err()
+    }
+
+    /// Completes when the peers are shut down or dropped.
+    pub(crate) async fn stopped(&self) {
+        let mut stop = self.stop.clone();
+        let _ = stop.wait_for(|stopped| *stopped).await;
+    }
+}
+
+/// The data under these locks stays consistent at every point where its holder could panic.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

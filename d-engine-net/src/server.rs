@@ -1,21 +1,46 @@
 //! Serves peers and clients on one port.
 
+mod cluster;
+mod kv;
+mod pipeline;
+
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
-use crate::{NodeService, Peers};
+use crate::generated::v1::cluster_server::ClusterServer;
+use crate::generated::v1::kv_server::KvServer;
+use crate::generated::v1::peer_server::PeerServer;
+use crate::generated::v1::pipeline_server::PipelineServer;
+use crate::inbound::PeerService;
+use crate::{FRAME_LEN_MAX, HTTP2_FRAME_LEN, NodeService, Peers, WINDOW_LEN};
+
+/// From the wish to stop: requests under way may still be answered for so long.
+const ANSWER_GRACE: Duration = Duration::from_millis(500);
+/// After that: connections may take so long to end.
+const END_GRACE: Duration = Duration::from_secs(2);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The server could not go on.
 #[derive(Debug, thiserror::Error)]
-#[error("serving {address}: {why}")]
+#[error("serving on {address}: {why}")]
 pub struct ServeError {
     address: String,
     why: String,
 }
 
-/// Serves peers and clients on `listener` until `shutdown` completes; then every open stream ends.
+/// Serves peers and clients on `listener` until `shutdown` completes; then requests under way are answered or given up
+/// within half a second, and every stream ends.
+///
+/// Dropping the future ends everything as well, without the grace.
 ///
 /// # Errors
 /// The listener failed.
@@ -25,6 +50,73 @@ pub async fn serve(
     peers: Arc<Peers>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let _ = (listener, service, peers, shutdown);
-    unimplemented!("follows")
+    let address = listener.local_addr().map_or_else(|_| "an unknown address".to_owned(), |address| address.to_string());
+    let (phase, stop) = watch::channel(Phase::Running);
+    let stop = Stop(stop);
+    let mut stopping = stop.clone();
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .initial_stream_window_size(WINDOW_LEN)
+        .initial_connection_window_size(WINDOW_LEN)
+        .max_frame_size(HTTP2_FRAME_LEN)
+        .add_service(PeerServer::new(PeerService::new(&peers, stop.clone())).max_decoding_message_size(FRAME_LEN_MAX))
+        .add_service(
+            PipelineServer::new(pipeline::PipelineService::new(service.clone(), stop.clone()))
+                .max_decoding_message_size(FRAME_LEN_MAX),
+        )
+        .add_service(
+            KvServer::new(kv::KvService::new(service.clone(), stop.clone())).max_decoding_message_size(FRAME_LEN_MAX),
+        )
+        .add_service(ClusterServer::new(cluster::ClusterService::new(service)))
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
+            stopping.reached(Phase::Stopping).await;
+        });
+    let mut server = pin!(server);
+    let served = tokio::select! {
+        served = &mut server => Ok(served),
+        () = shutdown => {
+            phase.send_replace(Phase::Stopping);
+            timeout(ANSWER_GRACE, &mut server).await
+        }
+    };
+    let served = match served {
+        Ok(served) => served,
+        Err(_) => {
+            phase.send_replace(Phase::Ending);
+            timeout(END_GRACE, &mut server).await.unwrap_or_else(|_| {
+                tracing::warn!(%address, "some connections did not end; they are dropped");
+                Ok(())
+            })
+        }
+    };
+    served.map_err(|error| ServeError { address, why: error.to_string() })
+}
+
+/// How far the server is with stopping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Not at all.
+    Running,
+    /// No new requests.
+    Stopping,
+    /// Nothing is waited for any more.
+    Ending,
+}
+
+/// Tells streams and calls how far the server is with stopping.
+#[derive(Clone)]
+pub(crate) struct Stop(watch::Receiver<Phase>);
+
+impl Stop {
+    /// Completes when the server has come to `phase`; also when it is gone.
+    pub(crate) async fn reached(&mut self, phase: Phase) {
+        // The error says that the server is gone.
+        let _ = self.0.wait_for(|now| *now >= phase).await;
+    }
+
+    /// Whether no new requests are taken.
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.0.borrow() >= Phase::Stopping || self.0.has_changed().is_err()
+    }
 }

@@ -50,7 +50,8 @@ fn main() -> ExitCode {
         total.acknowledged,
         total.reads
     );
-    println!("longest until settled: {:.3} s; faults: {}", total.settled_after.as_secs_f64(), total.faults);
+    println!("longest until settled: {:.3} s, seed {}", total.settled_after.as_secs_f64(), report.slowest_seed);
+    println!("faults: {}", total.faults);
     println!("trace hash {:016x}; {} violations", total.trace_hash, report.violations.len());
     if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -83,7 +83,7 @@ impl Raft {
     pub(crate) fn on_pre_vote(&mut self, from: NodeId, next_term: u64, round: u64, last: LogId) {
         let vote_is_free = self.voted_for.is_none() && self.leader.is_none() || self.voted_for == Some(from);
         let granted = !self.is_protecting_leader()
-            && last >= self.log.last()
+            && (last >= self.log.last() || self.config.breaks(Mutant::VoteWithoutLogCheck))
             && (next_term > self.term || next_term == self.term && vote_is_free);
         self.send(from, Body::PreVoteReply { round, granted });
     }

@@ -23,3 +23,8 @@ pub(crate) fn key(n: u64) -> Bytes {
 pub(crate) fn entries(from: u64, to: u64, term: u64) -> Vec<Entry> {
     (from..=to).map(|index| create_test_entry(index, term)).collect()
 }
+/// A built-in command that fails as a command: a compare-and-swap of a key that is not there.
+pub(crate) fn failing() -> Bytes {
+    let (expected, value) = (Some(Bytes::from_static(b"never written")), Some(Bytes::from_static(b"x")));
+    KvCommand::Cas { key: Bytes::from_static(b"no such key"), expected, value }.encode()
+}

@@ -37,6 +37,7 @@ pub mod kv_store_test;
 mod law;
 mod macros;
 mod performance;
+pub mod state_machine_test;
 pub mod storage_engine_test;
 
 pub use entries::create_test_entry;

@@ -1,1 +1,94 @@
-//! A Raft consensus engine that applications embed, with storage that anyone can plug in
+//! A Raft consensus engine that applications embed, with storage that anyone can plug in.
+//!
+//! One dependency and a few lines make a process one replica of a linearizable, durable key-value store:
+//!
+//! ```
+//! # #[cfg(feature = "file")]
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let data = dir.path().join("data");
+//! let node = d_engine::start(data).await?;
+//! node.put("greeting", "hello").await?;
+//! assert_eq!(node.get("greeting").await?.value.as_deref(), Some(&b"hello"[..]));
+//! node.shutdown().await?;
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "file"))]
+//! # fn main() {}
+//! ```
+//!
+//! * [`NodeBuilder`] puts a node together from a [`NodeConfig`], a [`StorageEngine`] and a [`StateMachine`].
+//! * [`Node`] is the running node: typed calls for the built-in machine, [`propose`](Node::propose) and
+//!   [`read`](Node::read) for any other. [`Client`] has the same calls for clusters elsewhere.
+//! * [`storage`] and the types beside it are the contract that storage adaptors implement; adaptor authors depend on
+//!   `d-engine-core` alone.
+//! * Backends appear as modules behind features: `file` (default), `mem`. `server` (default) is the network.
+//!
+//! Inside, three threads per node do the work, each with its queue: the driver loop, which owns the sans-IO consensus of
+//! `d-engine-raft`; the disk; the state machine. Sockets and callers live on the application's tokio runtime.
+
+mod assembled;
+mod builder;
+mod clock;
+mod config;
+mod disk;
+mod ending;
+mod error;
+mod inbox;
+mod local_router;
+#[cfg(feature = "server")]
+mod network;
+mod node;
+mod pending;
+mod prepare;
+mod published;
+mod queue;
+mod runtime;
+mod shared;
+#[cfg(feature = "file")]
+mod start;
+mod state_machine_handler;
+mod status;
+mod wire;
+
+pub use assembled::Assembled;
+pub use builder::{NodeBuilder, SharedStateMachine};
+pub use clock::{BootClock, Clock};
+pub use config::{
+    ClusterSection, ConfigErrors, ConfigProblem, Explained, LimitsSection, NodeConfig, NodeSection, Origin, Place,
+    RaftSection, StorageSection,
+};
+pub use d_engine_core::{
+    ApplyResult, Entry, EntryKind, Error, HardState, KvAnswer, KvCommand, KvOutcome, KvQuery, KvRecord, KvStore, LogId,
+    Membership, Result, SnapshotChecksum, SnapshotMetadata, SnapshotView, StateMachine, StorageEngine, WatchSink,
+};
+pub use d_engine_kv::KvStateMachine;
+pub use d_engine_net::{
+    Client, ClientError, ClientOptions, Deleted, Digest, Got, LeaderHint, Listed, MemberStatus, NodeStatus, Range,
+    ReadMode, Reason, Reply, Swapped, Written,
+};
+pub use d_engine_raft::{NodeId, StartError};
+pub use error::StartupError;
+pub use local_router::LocalRouter;
+pub use node::Node;
+pub use published::Leadership;
+#[cfg(feature = "file")]
+pub use start::{open, start};
+
+/// What a storage adaptor implements.
+pub mod storage {
+    pub use d_engine_core::{
+        Direction, KeyRange, KvStore, KvView, LogStore, LogSummary, MetaStore, StorageEngine, WriteBatch, WriteOp,
+    };
+}
+
+/// File storage: a segmented write-ahead log and a checkpointed key-value store.
+#[cfg(feature = "file")]
+pub use d_engine_file as file;
+/// Volatile storage in memory.
+#[cfg(feature = "mem")]
+pub use d_engine_mem as mem;
+/// The laws of storage adaptors as tests.
+#[cfg(feature = "test-suite")]
+pub use d_engine_test_suite::storage_engine_test;

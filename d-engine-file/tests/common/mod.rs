@@ -15,6 +15,11 @@ use std::task::{Context, Poll, Waker};
 use d_engine_core::{Entry, EntryKind, LogId, LogStore, Result, StorageEngine};
 use d_engine_file::{FileLogStore, FileStorageEngine, FileStorageOptions};
 
+/// A directory in memory where there is one: for tests whose syncs need not reach a device.
+pub fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// Runs a future of this crate: they never wait for anything.
 pub fn now<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
@@ -90,7 +95,7 @@ pub fn image(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 
 /// Makes the directory look as it does after a kill: nothing that closing does has happened.
 pub fn copy_of_open(dir: &Path) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
+    let copy = scratch();
     std::fs::create_dir(copy.path().join("wal")).unwrap();
     for (path, bytes) in image(dir) {
         let to = copy.path().join(path.strip_prefix(dir).unwrap());

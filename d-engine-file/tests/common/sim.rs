@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use d_engine_file::vfs::{Vfs, VfsFile, VfsLock};
 
 const SECTOR: usize = 512;
+const PAGE: usize = 4096;
 
 #[derive(Debug, Clone, Default)]
 struct Inode {
@@ -81,7 +82,8 @@ impl SimDisk {
         })))
     }
 
-    /// One of the disks that a power cut may leave: any subset of unsynced sectors, any beginning of the name changes.
+    /// One of the disks that a power cut may leave: any subset of unsynced sectors, garbage in pages that were being
+    /// written, any beginning of the name changes.
     pub fn after_power_cut(&self, rng: &mut fastrand::Rng) -> SimDisk {
         let state = self.state();
         // All, none, or a coin for each: the extremes are where the mistakes are.
@@ -129,6 +131,14 @@ impl Inode {
                     bytes[at..stop].copy_from_slice(&data[at - offset..stop - offset]);
                 }
                 at = stop;
+            }
+            // The page that was being written when the power went may hold anything.
+            if rng.u8(..100) < 10 && (1..100).contains(&odds) {
+                let page = (offset + rng.usize(..data.len().max(1))) / PAGE * PAGE;
+                if bytes.len() < page + PAGE {
+                    bytes.resize(page + PAGE, 0);
+                }
+                bytes[page..page + PAGE].fill_with(|| rng.u8(..));
             }
         }
         Inode { durable: bytes.clone(), current: bytes, pending: Vec::new() }
@@ -207,12 +217,16 @@ impl VfsFile for SimFile {
             state.inodes[self.inode].pending.clear();
             return Err(io::Error::other("injected sync error"));
         }
-        let inode = &mut state.inodes[self.inode];
-        for (offset, data) in std::mem::take(&mut inode.pending) {
-            if inode.durable.len() < offset + data.len() {
-                inode.durable.resize(offset + data.len(), 0);
+        // What is written from here on is not part of this sync.
+        let pending = std::mem::take(&mut state.inodes[self.inode].pending);
+        drop(state);
+        std::thread::yield_now();
+        let durable = &mut self.disk.state().inodes[self.inode].durable;
+        for (offset, data) in pending {
+            if durable.len() < offset + data.len() {
+                durable.resize(offset + data.len(), 0);
             }
-            inode.durable[offset..offset + data.len()].copy_from_slice(&data);
+            durable[offset..offset + data.len()].copy_from_slice(&data);
         }
         Ok(())
     }

@@ -211,12 +211,19 @@ impl Profile {
         }
     }
 
-    /// No more faults; requests, delays and clocks stay as they are, but no wait is long.
+    /// No more faults, and no delay is long.
     pub(super) fn stop_faults(&mut self) {
         self.enabled = 0;
         (self.loss, self.duplicate, self.late, self.unreachable, self.read_error) = (0, 0, 0, 0, 0);
-        self.delay_max = self.delay_max.min(self.delay_min + 10_000);
-        self.sync_max = self.sync_max.min(self.sync_min + 10_000);
+        self.delay_min = self.delay_min.min(1_000);
+        self.delay_max = self.delay_max.min(2_000);
+        self.sync_max = self.sync_max.min(self.sync_min + 1_000);
+    }
+
+    /// Few requests: replication one message at a time would fall behind for minutes.
+    pub(super) fn be_patient(&mut self) {
+        self.client_interval = self.client_interval.max(20_000);
+        self.client_burst = 1;
     }
 
     pub(super) fn is_on(&self, fault: Fault) -> bool {

@@ -34,7 +34,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             nodes: None,
-            steps: 3_000,
+            steps: 10_000,
             fault_permille: 1_000,
             strict: true,
             trace_lines: 200,
@@ -139,18 +139,23 @@ pub struct Report {
     pub seeds: u64,
     /// Sums over the seeds without violation; `settled_after` is the longest, `trace_hash` the sum.
     pub total: Summary,
+    /// The seed that took longest to settle.
+    pub slowest_seed: u64,
     /// Every violation, in order of its seed.
     pub violations: Vec<Violation>,
 }
 
 impl Report {
-    fn add(&mut self, result: Result<Summary, Box<Violation>>) {
+    fn add(&mut self, seed: u64, result: Result<Summary, Box<Violation>>) {
         self.seeds += 1;
         match result {
             Ok(summary) => {
                 self.total.steps += summary.steps;
                 self.total.time += summary.time;
-                self.total.settled_after = self.total.settled_after.max(summary.settled_after);
+                if summary.settled_after > self.total.settled_after {
+                    self.total.settled_after = summary.settled_after;
+                    self.slowest_seed = seed;
+                }
                 self.total.faults += summary.faults;
                 self.total.elections += summary.elections;
                 self.total.committed += summary.committed;
@@ -185,9 +190,10 @@ pub fn run_seeds(
                     if number >= count {
                         break;
                     }
-                    let result = Simulation::new(first.wrapping_add(number), options.clone()).run();
+                    let seed = first.wrapping_add(number);
+                    let result = Simulation::new(seed, options.clone()).run();
                     let mut report = report.lock().expect("no thread panics while it holds the report");
-                    report.add(result);
+                    report.add(seed, result);
                     if !progress(&report) || report.violations.len() >= ENOUGH_VIOLATIONS {
                         next.store(count, Ordering::Relaxed);
                     }

@@ -145,6 +145,17 @@ impl World {
         }
     }
 
+    /// Takes `count` steps.
+    ///
+    /// # Errors
+    /// A law that does not hold.
+    pub fn run_steps(&mut self, count: u64) -> Result<()> {
+        for _ in 0..count {
+            self.step().map_err(|breach| self.violation(breach))?;
+        }
+        Ok(())
+    }
+
     /// Number of nodes.
     pub fn size(&self) -> u64 {
         self.nodes.len() as u64

@@ -136,8 +136,11 @@ impl World {
         let mut rng = Rng::with_seed(seed);
         let nodes = options.nodes.unwrap_or_else(|| [3, 3, 3, 3, 3, 5, 5, 5, 5, 1][rng.usize(..10)]);
         assert!((1..=MAX_NODES as u64).contains(&nodes), "a world has 1 to {MAX_NODES} nodes");
-        let profile = Profile::swarm(&mut rng, options.fault_permille);
+        let mut profile = Profile::swarm(&mut rng, options.fault_permille);
         let template = draw_config(&mut rng, &options);
+        if template.max_inflight_messages == 1 {
+            profile.be_patient();
+        }
         let founders: Vec<_> = (1..=nodes).map(|node| (node, format!("n{node}"))).collect();
         let mut world = Self {
             seed,
@@ -358,7 +361,7 @@ impl World {
             Command::Accepted { id: request, at } => {
                 self.trace.note(id, What::Accepted, &[request, at.term, at.index]);
                 self.clients.accepted(request, at)?;
-                self.node_mut(id).waiting.push_back((at, request));
+                self.node_mut(id).wait_for(at, request);
                 self.answer(id)
             }
             Command::ReadReady { id: request, index } => {
@@ -721,6 +724,12 @@ impl Node {
     /// The time on the node's clock.
     pub(super) fn local_time(&self, now: u64) -> Duration {
         self.clock.local(now)
+    }
+
+    /// A proposal waits for its place. Places of an older term that were truncated may lie behind newer ones.
+    fn wait_for(&mut self, at: LogId, request: u64) {
+        let position = self.waiting.partition_point(|(other, _)| other.index <= at.index);
+        self.waiting.insert(position, (at, request));
     }
 
     /// Whether it has nothing left to do but to wait.

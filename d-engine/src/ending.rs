@@ -1,0 +1,132 @@
+//! The end of a node: in which order its parts stop, and that they all do.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::OnceCell;
+use tokio::task::AbortHandle;
+
+use crate::shared::{Route, Shared};
+
+/// How long calls that are under way may take to finish once the node ends.
+const DRAIN: Duration = Duration::from_millis(1000);
+/// How long dropping the last handle may block.
+const DROP_WAIT: Duration = Duration::from_secs(10);
+
+/// Ends the node, once: when asked, or when dropped with its last handle.
+///
+/// The threads end one after the other on their own: the inbox closes, so the driver loop ends and closes the disk's and
+/// the state machine's queues, which are emptied first.
+pub(crate) struct Ending {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    ended: OnceCell<()>,
+    watcher: Mutex<Option<AbortHandle>>,
+}
+
+impl Ending {
+    pub(crate) fn new(shared: Arc<Shared>, threads: Vec<JoinHandle<()>>) -> Self {
+        Self { shared, threads: Mutex::new(threads), ended: OnceCell::new(), watcher: Mutex::default() }
+    }
+
+    /// Takes the task that waits for the builder's watch: it ends with the node.
+    pub(crate) fn own(&self, watcher: AbortHandle) {
+        *self.watcher.lock().unwrap_or_else(PoisonError::into_inner) = Some(watcher);
+    }
+
+    /// Ends the node and waits for it.
+    pub(crate) async fn shut_down(self: &Arc<Self>) {
+        let this = Arc::clone(self);
+        // A task of its own: the end is reached even if the caller gives up waiting.
+        let end = tokio::spawn(async move { this.ended.get_or_init(|| this.end()).await.to_owned() });
+        if end.await.is_err() {
+            tracing::error!(node = self.shared.id(), "the node's end was cut off");
+        }
+    }
+
+    async fn end(&self) {
+        self.shared.refuse_calls();
+        let drained = async {
+            while self.shared.inbox.callers() > 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        // Those that have not finished by then are told so when the driver ends.
+        let _ = tokio::time::timeout(DRAIN, drained).await;
+        #[cfg(feature = "server")]
+        if let Route::Network(network) = &self.shared.route
+            && let Some(network) = network.get()
+        {
+            network.shutdown().await;
+        }
+        self.shared.inbox.close();
+        let threads = self.take_threads();
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(join)).await;
+        if joined.is_err() {
+            tracing::error!(node = self.shared.id(), "the node's threads could not be joined");
+        }
+        self.shared.release_machine();
+        tracing::info!(node = self.shared.id(), "stopped");
+    }
+
+    fn take_threads(&self) -> Vec<JoinHandle<()>> {
+        std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn join(thread: JoinHandle<()>) {
+    // A panic was caught and reported inside.
+    let _ = thread.join();
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if let Some(watcher) = self.watcher.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            watcher.abort();
+        }
+        self.shared.refuse_calls();
+        self.shared.inbox.close();
+        #[cfg(feature = "server")]
+        if let Route::Network(network) = &self.shared.route
+            && let Some(network) = network.get()
+        {
+            network.abort();
+        }
+        let threads = self.take_threads();
+        let until = Instant::now() + DROP_WAIT;
+        for thread in threads {
+            // Bounded, because a store that waits for the very runtime whose thread is here would never end.
+            while !thread.is_finished() && Instant::now() < until {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            if thread.is_finished() {
+                join(thread);
+            } else {
+                tracing::warn!(node = self.shared.id(), "a thread of the dropped node has not ended yet");
+            }
+        }
+        self.shared.release_machine();
+    }
+}
+
+/// Starts a thread of the node. If `run` panics, `on_panic` is told why.
+pub(crate) fn spawn(
+    name: String,
+    run: impl FnOnce() + Send + 'static,
+    on_panic: impl FnOnce(String) + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.clone()).spawn(move || {
+        // The state that a panic leaves behind is not looked at again: `on_panic` ends its use.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+            let what = panic
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_else(|| "unknown".to_owned());
+            tracing::error!(thread = name, what, "a thread of the node panicked");
+            on_panic(format!("its thread {name} panicked: {what}"));
+        }
+    })
+}

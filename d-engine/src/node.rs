@@ -1,0 +1,247 @@
+//! A running node, as the application sees it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use d_engine_core::{KvAnswer, KvCommand, KvOutcome, KvQuery, LogId};
+use d_engine_net::{
+    ClientError, Deleted, Digest, Got, Listed, NodeStatus, Range, ReadMode, Reply, Result, Swapped, Written,
+};
+use d_engine_raft::NodeId;
+use tokio::sync::watch;
+
+use crate::StartupError;
+use crate::ending::Ending;
+use crate::published::Leadership;
+use crate::shared::Shared;
+
+/// A running node. Clones are handles of the same node.
+///
+/// Every call has a deadline (`limits.request_timeout_ms`): a write whose fate is not known then is
+/// [`ClientError::Unknown`], everything else that nobody served is [`ClientError::Unavailable`] and had no effect. Calls
+/// may be made on any node: one that does not lead passes a write on, once, and reads its own copy after asking the
+/// leader for the read index. While no leader is known, calls wait for one.
+///
+/// The node ends with [`shutdown`](Node::shutdown), when the builder's watch fires, or when the last handle is dropped,
+/// which blocks until its threads have ended. Only `shutdown` lets calls that are under way finish first.
+#[derive(Clone)]
+pub struct Node {
+    shared: Arc<Shared>,
+    ending: Arc<Ending>,
+}
+
+impl Node {
+    pub(crate) fn new(shared: Arc<Shared>, ending: Arc<Ending>) -> Self {
+        Self { shared, ending }
+    }
+
+    /// Its node id.
+    pub fn id(&self) -> NodeId {
+        self.shared.id()
+    }
+
+    /// Proposes a command to the state machine; answers once it is committed and applied.
+    ///
+    /// # Errors
+    /// [`ClientError::Unknown`] if the command may have been or may still be applied; every other error says that it was
+    /// not and will not be. Dropping the future does not take the command back.
+    pub async fn propose(&self, command: impl Into<Bytes>) -> Result<Reply> {
+        self.shared.propose(command.into(), false).await
+    }
+
+    /// Asks the state machine ([`StateMachine::read_at`](crate::StateMachine::read_at)); the answer includes every write
+    /// that was answered before the call.
+    ///
+    /// # Errors
+    /// All of them had no effect; what is not `Rejected` may be asked again.
+    pub async fn read(&self, query: impl Into<Bytes>) -> Result<Reply> {
+        self.shared.read(query.into(), ReadMode::Linearizable).await
+    }
+
+    /// Asks this node's own copy, which may be old; costs no message.
+    ///
+    /// # Errors
+    /// As [`read`](Node::read).
+    pub async fn read_local(&self, query: impl Into<Bytes>) -> Result<Reply> {
+        self.shared.read(query.into(), ReadMode::Local).await
+    }
+
+    /// The value of a key of any state machine ([`StateMachine::get`](crate::StateMachine::get)), as fresh as with
+    /// [`read`](Node::read).
+    ///
+    /// # Errors
+    /// As [`read`](Node::read).
+    pub async fn read_key(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
+        self.shared.read_bytes(key.as_ref(), ReadMode::Linearizable).await
+    }
+
+    /// What the node knows about itself and its cluster; never waits.
+    pub fn status(&self) -> NodeStatus {
+        self.shared.status()
+    }
+
+    /// Who leads, as this node knows it; changes are seen in order, though not every one.
+    pub fn watch_leadership(&self) -> watch::Receiver<Leadership> {
+        self.shared.published.leadership()
+    }
+
+    /// Whether this node leads, as far as it knows.
+    pub fn is_leader(&self) -> bool {
+        self.shared.published.leader() == Some(self.id())
+    }
+
+    /// Waits until the node can serve: a leader is known and confirmed, and everything committed by then is applied here.
+    ///
+    /// # Errors
+    /// [`StartupError::NotReady`] with what it still waits for.
+    pub async fn wait_ready(&self, deadline: Duration) -> Result<(), StartupError> {
+        let ready = async {
+            loop {
+                match self.shared.confirm_read().await {
+                    Ok(()) => return Ok(()),
+                    Err(ClientError::ShuttingDown) => return Err(ClientError::ShuttingDown.to_string()),
+                    Err(error) if self.shared.published.failure().is_some() => return Err(error.to_string()),
+                    // No leader within a call's deadline; this one's may be longer.
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        };
+        match tokio::time::timeout(deadline, ready).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(why)) => Err(StartupError::NotReady { why }),
+            Err(_) => Err(StartupError::NotReady { why: self.shared.situation() }),
+        }
+    }
+
+    /// Ends the node: takes no more calls, gives those under way a short time, then stops and joins every thread and
+    /// task, flushes state machine and log and gives the storage up, so that the directory can be opened again. Calls
+    /// that are cut off are told: writes `Unknown`, reads `ShuttingDown`.
+    ///
+    /// Calling it again, on any handle, waits for the same end.
+    ///
+    /// # Errors
+    /// The node had failed before, with the cause; it has ended all the same.
+    pub async fn shutdown(&self) -> Result<(), StartupError> {
+        self.ending.shut_down().await;
+        match self.shared.published.failure() {
+            None => Ok(()),
+            Some(why) => Err(StartupError::Failed { why }),
+        }
+    }
+}
+
+/// The built-in key-value machine; the same calls as [`Client`](crate::Client)'s. With a state machine of one's own they
+/// answer `Rejected`.
+impl Node {
+    /// Sets a key.
+    ///
+    /// # Errors
+    /// As [`propose`](Node::propose).
+    pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<Written> {
+        let command = KvCommand::Put { key: key.into(), value: value.into() };
+        match self.outcome(command).await? {
+            (at, KvOutcome::Put { revision }) => Ok(Written::new(at.index, revision)),
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Removes a key.
+    ///
+    /// # Errors
+    /// As [`propose`](Node::propose).
+    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<Deleted> {
+        match self.outcome(KvCommand::Delete { key: key.into() }).await? {
+            (at, KvOutcome::Deleted { revision, existed }) => Ok(Deleted::new(existed, at.index, revision)),
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Changes a key if it holds `expected` (`None`: does not exist) to `new` (`None`: removes it).
+    ///
+    /// # Errors
+    /// As [`propose`](Node::propose).
+    pub async fn cas(&self, key: impl Into<Bytes>, expected: Option<Bytes>, new: Option<Bytes>) -> Result<Swapped> {
+        let command = KvCommand::Cas { key: key.into(), expected, value: new };
+        match self.outcome(command).await? {
+            (at, KvOutcome::Cas { revision, succeeded, current }) => {
+                Ok(Swapped::new(succeeded, current, at.index, revision))
+            }
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Reads a key: the answer includes every write that was answered before the call.
+    ///
+    /// # Errors
+    /// As [`read`](Node::read).
+    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Got> {
+        self.get_in_mode(key.into(), ReadMode::Linearizable).await
+    }
+
+    /// Reads a key from this node's own copy, which may be old.
+    ///
+    /// # Errors
+    /// As [`read`](Node::read).
+    pub async fn get_local(&self, key: impl Into<Bytes>) -> Result<Got> {
+        self.get_in_mode(key.into(), ReadMode::Local).await
+    }
+
+    /// Reads one page of a range of keys.
+    ///
+    /// # Errors
+    /// As [`read`](Node::read).
+    pub async fn range(&self, range: Range) -> Result<Listed> {
+        let Range { start, end, limit, reverse, keys_only, mode } = range;
+        match self.answer(&KvQuery::Range { start, end, limit, reverse, keys_only }, mode).await? {
+            (at, KvAnswer::Range { records, more, revision }) => Ok(Listed::new(records, more, at.index, revision)),
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+
+    /// The digest of the state that this node has applied: replicas that applied the same entries have the same one.
+    ///
+    /// # Errors
+    /// As [`read`](Node::read).
+    pub async fn digest(&self) -> Result<Digest> {
+        match self.answer(&KvQuery::Digest, ReadMode::Local).await? {
+            (at, KvAnswer::Digest { digest, keys, revision }) => Ok(Digest::new(digest, keys, revision, at)),
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+
+    async fn get_in_mode(&self, key: Bytes, mode: ReadMode) -> Result<Got> {
+        match self.answer(&KvQuery::Get { key }, mode).await? {
+            (at, KvAnswer::Get { record, revision }) => Ok(Got::new(record, at.index, revision)),
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+
+    async fn outcome(&self, command: KvCommand) -> Result<(LogId, KvOutcome)> {
+        self.shared.check_key_value()?;
+        command.check(self.shared.config.limits.max_value_bytes)?;
+        let reply = self.shared.propose(command.encode(), false).await?;
+        match KvOutcome::decode_bytes(reply.response) {
+            Ok(KvOutcome::Rejected(reject)) => Err(reject.into()),
+            Ok(outcome) => Ok((reply.at, outcome)),
+            Err(error) => Err(unexpected(&error)),
+        }
+    }
+
+    async fn answer(&self, query: &KvQuery, mode: ReadMode) -> Result<(LogId, KvAnswer)> {
+        self.shared.check_key_value()?;
+        let reply = self.shared.read(query.encode(), mode).await?;
+        let answer = KvAnswer::decode_bytes(reply.response).map_err(|error| unexpected(&error))?;
+        Ok((reply.at, answer))
+    }
+}
+
+fn unexpected(found: &dyn std::fmt::Debug) -> ClientError {
+    ClientError::malformed(format!("the state machine answered {found:?}"))
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("id", &self.id()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,335 @@
+//! What a node's callers, its server and its own threads share, and how a call becomes an answer.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use d_engine_core::{Error, KvAnswer, KvQuery, StateMachine};
+use d_engine_net::{ClientError, LeaderHint, ReadMode, Reason, Reply, Result};
+use d_engine_raft::{NodeId, Rejection};
+use tokio::time::Instant;
+
+use crate::NodeConfig;
+use crate::disk::SyncLatencies;
+use crate::inbox::{Applied, Inbox, NotTaken, Refusal};
+use crate::local_router::LocalRouter;
+use crate::published::Published;
+
+/// How long a call waits before it asks again, unless an election ends earlier.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+
+pub(crate) struct Shared {
+    pub(crate) config: NodeConfig,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) published: Arc<Published>,
+    pub(crate) applied: Arc<AtomicU64>,
+    pub(crate) latencies: Arc<SyncLatencies>,
+    pub(crate) route: Route,
+    /// Peers that cannot be reached, with the reasons.
+    pub(crate) unreachable: Mutex<BTreeMap<NodeId, String>>,
+    /// Taken out at the end, so that the machine's directory is free although handles of the node remain.
+    machine: RwLock<Option<Arc<dyn StateMachine>>>,
+    open: AtomicBool,
+    speaks_key_value: AtomicU8,
+}
+
+/// How a call reaches the leader.
+pub(crate) enum Route {
+    /// There are no other nodes to reach.
+    Nowhere,
+    /// Within the process.
+    InProcess(LocalRouter),
+    /// Over the network; set once the server runs.
+    #[cfg(feature = "server")]
+    Network(OnceLock<Arc<crate::network::Network>>),
+}
+
+/// What one attempt of a call came to.
+enum Attempt<T> {
+    Done(T),
+    /// Without effect, because this node does not lead.
+    NotLeader,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        config: NodeConfig,
+        inbox: Arc<Inbox>,
+        published: Arc<Published>,
+        applied: Arc<AtomicU64>,
+        latencies: Arc<SyncLatencies>,
+        route: Route,
+        machine: Arc<dyn StateMachine>,
+    ) -> Self {
+        Self {
+            config,
+            inbox,
+            published,
+            applied,
+            latencies,
+            route,
+            unreachable: Mutex::default(),
+            machine: RwLock::new(Some(machine)),
+            open: AtomicBool::new(true),
+            speaks_key_value: AtomicU8::new(0),
+        }
+    }
+
+    pub(crate) fn id(&self) -> NodeId {
+        self.config.node.id
+    }
+
+    /// Whether calls are taken.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// Takes no more calls.
+    pub(crate) fn refuse_calls(&self) {
+        self.open.store(false, Ordering::Release);
+    }
+
+    /// Gives the state machine up.
+    pub(crate) fn release_machine(&self) {
+        self.machine.write().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.config.request_timeout()
+    }
+
+    /// Proposes a command and waits until it is applied; passes it on, once, if another node leads.
+    pub(crate) async fn propose(&self, command: Bytes, forwarded: bool) -> Result<Reply> {
+        let limit = self.config.max_command_bytes();
+        if command.len() > limit {
+            return Err(Reason::TooLarge { len: command.len() as u64, limit: limit as u64 }.into());
+        }
+        let deadline = self.deadline();
+        loop {
+            match self.published.leader() {
+                Some(leader) if leader != self.id() && !forwarded => {
+                    if let Attempt::Done(reply) = self.forward(leader, command.clone(), deadline).await? {
+                        return Ok(reply);
+                    }
+                }
+                None if !forwarded && self.published.failure().is_none() => {}
+                _ => match self.propose_here(command.clone(), deadline).await? {
+                    Attempt::Done(Applied { at, response }) => return Ok(Reply { at, response }),
+                    Attempt::NotLeader if forwarded => return Err(self.not_leader()),
+                    Attempt::NotLeader => {}
+                },
+            }
+            self.wait_for_leader(deadline).await?;
+        }
+    }
+
+    async fn propose_here(&self, command: Bytes, deadline: Instant) -> Result<Attempt<Applied>> {
+        let answer = self.inbox_open()?.propose(command).map_err(refused)?;
+        match tokio::time::timeout_at(deadline, answer).await {
+            Ok(Ok(Ok(applied))) => Ok(Attempt::Done(applied)),
+            Ok(Ok(Err(Refusal::Rejected(Rejection::NotLeader { .. })))) => Ok(Attempt::NotLeader),
+            Ok(Ok(Err(Refusal::Rejected(rejection)))) => Err(rejected(rejection)),
+            Ok(Ok(Err(Refusal::Unknown(why)))) => {
+                tracing::debug!(why, "the fate of a write is not known");
+                Err(ClientError::Unknown)
+            }
+            // Taken in and not answered: it may be in the log.
+            Ok(Ok(Err(Refusal::Stopping)) | Err(_)) | Err(_) => Err(ClientError::Unknown),
+        }
+    }
+
+    /// Passes a command on to the leader.
+    async fn forward(&self, leader: NodeId, command: Bytes, deadline: Instant) -> Result<Attempt<Reply>> {
+        let answer = match &self.route {
+            Route::Nowhere => return Err(self.not_leader()),
+            Route::InProcess(router) => match router.reach(self.id(), leader) {
+                Some(leader) => Box::pin(leader.propose(command, true)).await,
+                None => return Ok(Attempt::NotLeader),
+            },
+            #[cfg(feature = "server")]
+            Route::Network(network) => match (network.get(), self.published.address_of(leader)) {
+                (Some(network), Some(address)) => network.propose(leader, address, command, deadline).await,
+                _ => return Ok(Attempt::NotLeader),
+            },
+        };
+        let _ = deadline;
+        match answer {
+            Ok(reply) => Ok(Attempt::Done(reply)),
+            // Certainly without effect there: the next leader may be asked.
+            Err(ClientError::NotLeader { .. } | ClientError::Unavailable { .. } | ClientError::ShuttingDown) => {
+                Ok(Attempt::NotLeader)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks the state machine.
+    pub(crate) async fn read(&self, query: Bytes, mode: ReadMode) -> Result<Reply> {
+        if mode == ReadMode::Linearizable {
+            self.confirm_read().await?;
+        }
+        self.read_here(query)
+    }
+
+    /// Asks the state machine for a key.
+    pub(crate) async fn read_bytes(&self, key: &[u8], mode: ReadMode) -> Result<Option<Bytes>> {
+        if mode == ReadMode::Linearizable {
+            self.confirm_read().await?;
+        }
+        self.with_machine(|machine| machine.get_bytes(key))
+    }
+
+    fn read_here(&self, query: Bytes) -> Result<Reply> {
+        let (response, at) = self.with_machine(|machine| machine.read_at(query))?;
+        Ok(Reply { at, response })
+    }
+
+    fn with_machine<T>(&self, ask: impl FnOnce(&dyn StateMachine) -> Result<T, Error>) -> Result<T> {
+        let machine = self.machine.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(machine) = machine.as_deref() else { return Err(ClientError::ShuttingDown) };
+        ask(machine).map_err(|error| match error {
+            Error::Unsupported { what } => Reason::Unsupported { why: what }.into(),
+            Error::Invalid { why } => ClientError::malformed(why),
+            other => ClientError::unavailable(format!("the state machine cannot be read: {other}")),
+        })
+    }
+
+    /// Returns once everything that was answered before the call is applied here (§6.4).
+    pub(crate) async fn confirm_read(&self) -> Result<()> {
+        let deadline = self.deadline();
+        loop {
+            let answer = self.inbox_open()?.read().map_err(refused)?;
+            match tokio::time::timeout_at(deadline, answer).await {
+                Ok(Ok(Ok(()))) => return Ok(()),
+                Ok(Ok(Err(Refusal::Rejected(Rejection::NotLeader { .. })))) => self.wait_for_leader(deadline).await?,
+                Ok(Ok(Err(Refusal::Rejected(rejection)))) => return Err(rejected(rejection)),
+                Ok(Ok(Err(Refusal::Unknown(why)))) => return Err(ClientError::unavailable(why)),
+                Ok(Ok(Err(Refusal::Stopping)) | Err(_)) => return Err(self.ended()),
+                Err(_) => return Err(ClientError::unavailable(self.situation())),
+            }
+        }
+    }
+
+    /// Waits until another leader is known, or it is time to ask the same one again.
+    ///
+    /// # Errors
+    /// The deadline has passed.
+    async fn wait_for_leader(&self, deadline: Instant) -> Result<()> {
+        self.inbox_open()?;
+        let mut leadership = self.published.leadership();
+        let again = deadline.min(Instant::now() + RETRY_INTERVAL);
+        let known = async {
+            let before = *leadership.borrow_and_update();
+            leadership.wait_for(|now| now.leader.is_some() && *now != before).await.map(|_| ())
+        };
+        // A leader that is found, a node that ended, the time to ask again: the caller looks.
+        let _ = tokio::time::timeout_at(again, known).await;
+        if Instant::now() >= deadline { Err(ClientError::unavailable(self.situation())) } else { Ok(()) }
+    }
+
+    fn inbox_open(&self) -> Result<&Inbox> {
+        if self.is_open() { Ok(&self.inbox) } else { Err(self.ended()) }
+    }
+
+    /// Why nobody answers any more.
+    fn ended(&self) -> ClientError {
+        match self.published.failure() {
+            Some(why) => ClientError::unavailable(format!("node {} takes part no more: {why}", self.id())),
+            None => ClientError::ShuttingDown,
+        }
+    }
+
+    fn not_leader(&self) -> ClientError {
+        let leader = self.published.leader().filter(|leader| *leader != self.id());
+        ClientError::NotLeader {
+            leader: leader
+                .map(|node| LeaderHint { node, address: self.published.address_of(node).unwrap_or_default() }),
+        }
+    }
+
+    /// Why a call found nobody to serve it, in plain words.
+    pub(crate) fn situation(&self) -> String {
+        let status = self.published.status();
+        let within = self.config.limits.request_timeout_ms;
+        let mut text = match status.leader {
+            _ if status.failure.is_some() => {
+                format!("node {} takes part no more: {}", status.node, status.failure.unwrap_or_default())
+            }
+            _ if !status.identity.formed => format!(
+                "node {} belongs to no cluster yet; founders that have not answered: {}",
+                status.node,
+                list(status.waiting_for)
+            ),
+            Some(leader) if leader == status.node => {
+                let silent =
+                    status.peers.iter().filter(|peer| peer.silent_for.is_none_or(|time| time > RETRY_INTERVAL * 4));
+                format!(
+                    "node {leader} leads in term {}, but no quorum has confirmed it within {within} ms; silent: {}",
+                    status.term,
+                    list(silent.map(|peer| peer.node))
+                )
+            }
+            Some(leader) => format!("node {leader} leads, but has not answered within {within} ms"),
+            None => format!(
+                "no leader is known after {within} ms (term {}); a majority of the voters {} must run and reach each other",
+                status.term,
+                list(status.membership.voters())
+            ),
+        };
+        for (node, why) in self.unreachable.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            text.push_str(&format!("; node {node} cannot be reached: {why}"));
+        }
+        text
+    }
+
+    /// Refuses typed calls unless the state machine answers key-value queries.
+    ///
+    /// # Errors
+    /// `Rejected` for a machine of one's own.
+    pub(crate) fn check_key_value(&self) -> Result<()> {
+        const YES: u8 = 1;
+        const NO: u8 = 2;
+        if self.speaks_key_value.load(Ordering::Relaxed) == 0 {
+            let answer = self.read_here(KvQuery::Get { key: Bytes::from_static(b"?") }.encode());
+            let speaks = match answer {
+                Ok(reply) => matches!(KvAnswer::decode_bytes(reply.response), Ok(KvAnswer::Get { .. })),
+                Err(ClientError::Rejected { .. }) => false,
+                Err(error) => return Err(error),
+            };
+            self.speaks_key_value.store(if speaks { YES } else { NO }, Ordering::Relaxed);
+        }
+        if self.speaks_key_value.load(Ordering::Relaxed) == YES {
+            return Ok(());
+        }
+        let why = "this node's state machine is not the built-in key-value machine; use Node::propose and Node::read";
+        Err(Reason::Unsupported { why: why.into() }.into())
+    }
+
+    /// Index of the last applied entry.
+    pub(crate) fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+}
+
+fn refused(why: NotTaken) -> ClientError {
+    match why {
+        NotTaken::Busy => ClientError::Busy,
+        NotTaken::Closed => ClientError::ShuttingDown,
+    }
+}
+
+fn rejected(rejection: Rejection) -> ClientError {
+    match rejection {
+        Rejection::NotLeader { .. } => ClientError::NotLeader { leader: None },
+        Rejection::Busy => ClientError::Busy,
+        Rejection::TooLarge { bytes, limit } => Reason::TooLarge { len: bytes as u64, limit: limit as u64 }.into(),
+        other => ClientError::unavailable(other.to_string()),
+    }
+}
+
+fn list(nodes: impl IntoIterator<Item = NodeId>) -> String {
+    let nodes: Vec<_> = nodes.into_iter().map(|node| node.to_string()).collect();
+    if nodes.is_empty() { "none".into() } else { nodes.join(", ") }
+}

@@ -1,0 +1,41 @@
+//! Where a node's messages go.
+
+use d_engine_raft::{Message, NodeId};
+
+use crate::local_router::LocalRouter;
+
+pub(crate) enum Wire {
+    /// A node without peers says nothing to anybody.
+    Nowhere,
+    /// To nodes of the same process.
+    InProcess { from: NodeId, router: LocalRouter },
+    /// To other machines.
+    #[cfg(feature = "server")]
+    Network { from: NodeId, peers: std::sync::Arc<d_engine_net::Peers> },
+}
+
+impl Wire {
+    /// Sends a message, or loses it; never waits.
+    pub(crate) fn send(&self, to: NodeId, message: Message) {
+        match self {
+            Self::Nowhere => tracing::debug!(to, "a message is lost: this node has no network"),
+            Self::InProcess { from, router } => router.send(*from, to, message),
+            #[cfg(feature = "server")]
+            Self::Network { peers, .. } => peers.send(to, message),
+        }
+    }
+
+    /// Says who the members are and where; an empty list changes nothing.
+    pub(crate) fn set_members(&self, members: &[(NodeId, String)]) {
+        match self {
+            Self::Nowhere | Self::InProcess { .. } => {}
+            #[cfg(feature = "server")]
+            Self::Network { from, peers } => {
+                if !members.is_empty() {
+                    peers.set_addresses(members.iter().filter(|(node, _)| node != from).cloned().collect());
+                }
+            }
+        }
+        let _ = members;
+    }
+}
