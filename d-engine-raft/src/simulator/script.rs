@@ -48,7 +48,8 @@ impl World {
             self.demand_service(node)?;
         }
         self.demand("Convergence", SETTLE_LIMIT, Self::has_converged)?;
-        let checked = self.checks.whole_logs(&self.nodes);
+        let checked =
+            self.checks.whole_logs(&self.nodes).and_then(|()| self.clients.all_answered(|node| self.node(node).life));
         checked.map_err(|breach| self.violation(breach))
     }
 
