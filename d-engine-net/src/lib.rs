@@ -21,6 +21,8 @@ mod outbound;
 mod peer;
 mod server;
 mod service;
+#[cfg(test)]
+mod tests;
 
 pub use client::{Client, ClientOptions, Deleted, Digest, Got, Listed, Range, Swapped, Written};
 pub use connection::Connection;

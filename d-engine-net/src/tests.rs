@@ -1,0 +1,6 @@
+//! Whole conversations over real sockets on 127.0.0.1, with a fake node behind the server.
+
+mod calls;
+mod fake;
+mod links;
+mod unary;
