@@ -47,7 +47,9 @@ impl World {
                 Ok(())
             }
             Fault::DiskError => self.fail_disk(victim),
-            Fault::Loss | Fault::Duplicate | Fault::Late | Fault::Unreachable | Fault::ReadError => Ok(()),
+            Fault::Loss | Fault::Duplicate | Fault::Late | Fault::Unreachable | Fault::ReadError | Fault::Stranger => {
+                Ok(())
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use super::network::{MAX_NODES, Network};
 use super::run::{Options, Violation};
 use super::trace::{Trace, What};
 use super::{Breach, Summary};
-use crate::{Boot, Command, Config, Driver, Event, Message, NodeId, Restored, Role};
+use crate::{AppendOutcome, Body, Boot, Command, Config, Driver, Event, Message, NodeId, Restored, Role};
 
 /// Decides about a message from one node to another: true lets it pass.
 pub type Filter = Box<dyn FnMut(NodeId, NodeId, &Message) -> bool>;
@@ -395,6 +395,13 @@ impl World {
             self.faults.add(Fault::Duplicate);
             self.travel(from, to, message.clone());
         }
+        if self.profile.meets_stranger(&mut self.rng)
+            && let Some(reply) = stranger(&message)
+        {
+            self.faults.add(Fault::Stranger);
+            let incarnation = self.rng.u128(..);
+            self.travel(from, to, Message { incarnation, ..reply });
+        }
         self.travel(from, to, message);
     }
 
@@ -682,6 +689,18 @@ impl World {
             trace: self.trace.lines(),
         })
     }
+}
+
+/// What another data directory, which has everything and grants everything, would say in place of this reply.
+fn stranger(message: &Message) -> Option<Message> {
+    let mut message = message.clone();
+    match &mut message.body {
+        Body::VoteReply { granted } | Body::PreVoteReply { granted, .. } => *granted = true,
+        Body::AppendReply(reply) => reply.outcome = AppendOutcome::Accepted { matched: message.term << 8 },
+        Body::ReadIndexReply { index, .. } => *index = Some(1),
+        _ => return None,
+    }
+    Some(message)
 }
 
 /// What the checks need to know of a node.
