@@ -3,4 +3,5 @@
 mod calls;
 mod fake;
 mod links;
+mod throughput;
 mod unary;
