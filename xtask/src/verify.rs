@@ -429,4 +429,31 @@ mod tests {
             }
         }
     }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_program_that_fails_is_counted_and_reported_and_what_needs_it_is_skipped() {
+        let target = std::env::temp_dir().join(format!("d-engine-xtask-{}-programs", std::process::id()));
+        // Left by a process of the same number that was killed.
+        let _ = fs::remove_dir_all(&target);
+        fs::create_dir_all(target.join("debug")).unwrap();
+        fs::create_dir_all(target.join("verify")).unwrap();
+        std::os::unix::fs::symlink("/bin/sh", target.join("debug/shell")).unwrap();
+        let step = |name, needs, work| -> &'static Step {
+            Box::leak(Box::new(Step { name, title: "", needs, tool: None, limit: minutes(1), work }))
+        };
+        const GOOD: &[&str] = &["shell", "-c", "pwd"];
+        let first = step("first", &[], Work::Programs(&[GOOD, &["shell", "-c", "echo it is broken; exit 3"], GOOD]));
+        let second = step("second", &["first"], Work::Programs(&[GOOD]));
+        let third = step("third", &[], Work::Programs(&[GOOD]));
+
+        let mut run = Run { target: target.clone(), logs: target.join("verify"), ..Run::new().ok().unwrap() };
+        let (counts, ended) = run.work(first);
+        assert_eq!((counts.passed, counts.failed), (1, 1));
+        assert!(ended.unwrap_err().contains("it is broken"));
+        [first, second, third].into_iter().for_each(|step| run.step(step));
+        assert_eq!((run.passed, run.failed, run.skipped), (2, 1, 1));
+        assert!(run.summary(Duration::ZERO).is_err());
+        fs::remove_dir_all(&target).unwrap();
+    }
 }
