@@ -38,6 +38,8 @@ pub struct Raft {
     pub(crate) election_at: Duration,
     /// Highest index known to equal the present leader's log.
     pub(crate) verified: u64,
+    /// Replication stream and end of the newest acknowledgement that waits for the disk, or has waited.
+    pub(crate) promised: Option<(u64, u64)>,
     /// Newest confirmation round of the present leader that was answered.
     pub(crate) echoed_round: u64,
     pub(crate) forwarded: ForwardedReads,
@@ -86,6 +88,7 @@ impl Raft {
             heard_at: Some(now),
             election_at: now,
             verified: 0,
+            promised: None,
             echoed_round: 0,
             forwarded: ForwardedReads::new(boot.seed),
             pre_vote_round: 0,
@@ -291,6 +294,7 @@ impl Raft {
             self.reject_waiting_reads(leader);
             self.verified = 0;
             self.echoed_round = 0;
+            self.promised = None;
         }
         if matches!(self.part, Part::Leader(_)) {
             self.reset_election_timer();

@@ -1,5 +1,7 @@
 //! Three drivers joined by hand: messages arrive at once, the disk answers at once. The smallest cluster there is.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
