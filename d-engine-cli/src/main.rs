@@ -1,2 +1,116 @@
-//! The d-engine binary.
-fn main() {}
+//! The `d-engine` binary: runs a node, talks to a cluster, and shows both at work.
+//!
+//! Everything it can do, a program can do through the `d-engine` crate; nothing is decided here.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks on its standard streams")]
+
+mod cluster;
+mod demo;
+mod kv;
+mod output;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use output::{Failure, Format};
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done
+  1  failed, without effect; for `demo`: something was wrong
+  2  wrong flags or configuration
+  3  the key does not exist, or does not hold what was expected
+  4  nobody knows whether the write was applied; read before writing again
+
+Three nodes on one machine:
+  d-engine serve --data n1 --id 1 --listen 127.0.0.1:9081 --peers 1=127.0.0.1:9081,2=127.0.0.1:9082,3=127.0.0.1:9083
+  d-engine serve --data n2 --id 2 --listen 127.0.0.1:9082 --peers 1=127.0.0.1:9081,2=127.0.0.1:9082,3=127.0.0.1:9083
+  d-engine serve --data n3 --id 3 --listen 127.0.0.1:9083 --peers 1=127.0.0.1:9081,2=127.0.0.1:9082,3=127.0.0.1:9083";
+
+/// A replicated, durable key-value store: one node of it, or a client
+#[derive(Debug, Parser)]
+#[command(name = "d-engine", version, after_help = AFTER_HELP, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs a node until it is interrupted
+    Serve(serve::Serve),
+    /// Sets a key
+    Put(kv::Put),
+    /// Reads a key
+    Get(kv::Get),
+    /// Removes a key
+    #[command(visible_alias = "del")]
+    Delete(kv::Delete),
+    /// Changes a key if it holds what is expected
+    Cas(kv::Cas),
+    /// Lists keys in order
+    Range(kv::RangeArguments),
+    /// Says who leads, who is behind, and how many more nodes may fail
+    Status(kv::Online),
+    /// Shows a self-checking cluster of three processes: load, kill -9 of the leader, failover, catch-up
+    Demo(demo::Demo),
+}
+
+impl Command {
+    /// How its errors are printed.
+    fn format(&self) -> Format {
+        match self {
+            Self::Serve(_) | Self::Demo(_) => Format::Table,
+            Self::Put(put) => put.online.output,
+            Self::Get(get) => get.online.output,
+            Self::Delete(delete) => delete.online.output,
+            Self::Cas(cas) => cas.online.output,
+            Self::Range(range) => range.online.output,
+            Self::Status(online) => online.output,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let command = Arguments::parse().command;
+    let format = command.format();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let failure = Failure::new(format!("the system gives no threads: {error}")).next("ulimit -u");
+            failure.report(format);
+            return failure.exit.into();
+        }
+    };
+    match runtime.block_on(run(command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.report(format);
+            failure.exit.into()
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(arguments) => serve::serve(arguments).await,
+        Command::Put(arguments) => kv::put(arguments).await,
+        Command::Get(arguments) => kv::get(arguments).await,
+        Command::Delete(arguments) => kv::delete(arguments).await,
+        Command::Cas(arguments) => kv::cas(arguments).await,
+        Command::Range(arguments) => kv::range(arguments).await,
+        Command::Status(online) => cluster::status(online).await,
+        Command::Demo(arguments) => demo::demo(arguments).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_do_not_contradict_each_other() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -18,8 +18,7 @@ use crate::peer::lock;
 use crate::{ClientError, Connection, NodeStatus, ReadMode, Reply, Result};
 
 /// Settings of a [`Client`].
-#[derive(Debug, Clone)]
-#[non_exhaustive]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientOptions {
     /// Time for one call with everything in it; 5 s.
     pub timeout: Duration,
@@ -42,7 +41,6 @@ impl ClientOptions {
 
 /// A write was applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Written {
     /// Index of its entry.
     pub index: u64,
@@ -52,7 +50,6 @@ pub struct Written {
 
 /// Answer to a get.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Got {
     /// The value, if the key exists.
     pub value: Option<Bytes>,
@@ -66,7 +63,6 @@ pub struct Got {
 
 /// A delete was applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Deleted {
     /// Whether the key existed.
     pub existed: bool,
@@ -78,7 +74,6 @@ pub struct Deleted {
 
 /// A compare-and-swap was decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Swapped {
     /// Whether the key had the expected value, and was changed.
     pub succeeded: bool,
@@ -92,7 +87,6 @@ pub struct Swapped {
 
 /// One page of a range.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Listed {
     /// The records in the order asked for.
     pub records: Vec<KvRecord>,
@@ -106,7 +100,6 @@ pub struct Listed {
 
 /// The digest of one node's whole state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Digest {
     /// SHA-256 over the user-visible state; equal states give equal digests.
     pub digest: [u8; 32],

@@ -6,7 +6,7 @@
 //! * [`NodeService`] is what a node offers to its server.
 //! * [`Client`] finds and follows the leader; [`Connection`] is one pipelined connection to one node.
 //!
-//! The wire contract is `proto/d_engine/v1`; `cargo xtask codegen` regenerates [`mod@generated`] from it.
+//! The wire contract is `proto/d_engine/v1`; `cargo xtask codegen` makes the code in `src/generated` from it.
 
 mod answers;
 mod channel;
@@ -21,6 +21,8 @@ mod outbound;
 mod peer;
 mod server;
 mod service;
+#[cfg(test)]
+mod tests;
 
 pub use client::{Client, ClientOptions, Deleted, Digest, Got, Listed, Range, Swapped, Written};
 pub use connection::Connection;

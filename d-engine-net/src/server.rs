@@ -26,8 +26,11 @@ use crate::{FRAME_LEN_MAX, HTTP2_FRAME_LEN, NodeService, Peers, WINDOW_LEN};
 const ANSWER_GRACE: Duration = Duration::from_millis(500);
 /// After that: connections may take so long to end.
 const END_GRACE: Duration = Duration::from_secs(2);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Together the time after which a silent connection counts as broken.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Unary calls under way on one connection, at most; clients wait for their turn.
+const CONCURRENT_CALLS_MAX: u32 = 4096;
 
 /// The server could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +63,7 @@ pub async fn serve(
         .initial_stream_window_size(WINDOW_LEN)
         .initial_connection_window_size(WINDOW_LEN)
         .max_frame_size(HTTP2_FRAME_LEN)
+        .max_concurrent_streams(CONCURRENT_CALLS_MAX)
         .add_service(PeerServer::new(PeerService::new(&peers, stop.clone())).max_decoding_message_size(FRAME_LEN_MAX))
         .add_service(
             PipelineServer::new(pipeline::PipelineService::new(service.clone(), stop.clone()))

@@ -1,5 +1,7 @@
 //! What one proposal costs the core of a three-node leader, without disk and network.
 
+#![allow(missing_docs, reason = "criterion makes the functions")]
+
 use std::hint::black_box;
 use std::time::Duration;
 

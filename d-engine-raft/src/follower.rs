@@ -106,7 +106,11 @@ impl Raft {
             self.echoed_round = self.echoed_round.max(round);
             self.send(to, reply(AppendOutcome::Pending));
         }
-        self.promise(to, accepted);
+        // While a disk hangs, heartbeats must not pile up acknowledgements: the same one is held already.
+        if self.promised != Some((session, matched)) {
+            self.promised = Some((session, matched));
+            self.promise(to, accepted);
+        }
     }
 
     /// The leader says this much is committed, and the log up to there equals the leader's.

@@ -45,6 +45,8 @@ pub struct Raft {
     pub(crate) offered_levels: BTreeMap<NodeId, u32>,
     /// A snapshot on its way into the state machine: nothing is applied meanwhile.
     pub(crate) installing: Option<Installing>,
+    /// Replication stream and end of the newest acknowledgement that waits for the disk, or has waited.
+    pub(crate) promised: Option<(u64, u64)>,
     /// Newest confirmation round of the present leader that was answered.
     pub(crate) echoed_round: u64,
     pub(crate) forwarded: ForwardedReads,
@@ -96,6 +98,7 @@ impl Raft {
             leader_session: 0,
             offered_levels: BTreeMap::new(),
             installing: None,
+            promised: None,
             echoed_round: 0,
             forwarded: ForwardedReads::new(boot.seed),
             pre_vote_round: 0,
@@ -318,6 +321,7 @@ impl Raft {
             self.reject_waiting_reads(leader);
             self.verified = 0;
             self.echoed_round = 0;
+            self.promised = None;
         }
         if matches!(self.part, Part::Leader(_)) {
             self.abandon_leadership_work();

@@ -1,4 +1,6 @@
 //! Scenarios that break implementations of Raft, by hand.
+//!
+//! `D_ENGINE_MUTANT=CommitOldTermByCounting` breaks a rule on purpose and shows which scenarios notice.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -6,8 +8,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use d_engine_raft::simulator::{Outcome, World};
-use d_engine_raft::{AppendOutcome, Body, Message, NodeId, Role};
+use d_engine_raft::simulator::{Options, Outcome, World};
+use d_engine_raft::{AppendOutcome, Body, Message, Mutant, NodeId, Role};
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// Longer than two election timeouts.
@@ -17,9 +19,17 @@ fn millis(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
+/// A world without faults, and with the breach that the environment asks for.
+fn calm(seed: u64, nodes: u64) -> World {
+    let name = std::env::var("D_ENGINE_MUTANT").unwrap_or_default();
+    let mutant = Mutant::ALL.iter().copied().find(|mutant| format!("{mutant:?}") == name).unwrap_or_default();
+    let strict = mutant == Mutant::None;
+    World::new(seed, Options { nodes: Some(nodes), fault_permille: 0, mutant, strict, ..Options::default() })
+}
+
 /// A formed cluster whose leader has committed its no-op everywhere.
 fn formed(seed: u64, nodes: u64) -> (World, NodeId) {
-    let mut world = World::calm(seed, nodes);
+    let mut world = calm(seed, nodes);
     let ready = |world: &World| (1..=world.size()).all(|node| world.applied(node) >= 2) && world.leader().is_some();
     assert!(world.run_until(MINUTE, ready).unwrap(), "seed {seed}: no cluster forms");
     let leader = world.leader().unwrap();
@@ -75,7 +85,7 @@ fn holds(world: &World, node: NodeId, term: u64, index: u64) -> bool {
 #[test]
 fn figure_8_an_entry_of_an_old_term_does_not_commit_by_counting() {
     for seed in 0..10 {
-        let mut world = World::calm(seed, 5);
+        let mut world = calm(seed, 5);
         elect(&mut world, 1, |_, _, _| true);
         assert!(world.run_until(MINUTE, |world| (1..=5).all(|node| world.applied(node) >= 2)).unwrap());
         // (a) The leader S1 gets its entry to S2 only.
@@ -265,7 +275,7 @@ fn a_follower_that_hears_nobody_does_not_disturb_the_leader() {
 #[test]
 fn someone_wins_although_one_is_refused_for_its_term_and_the_other_for_its_log() {
     for seed in 0..20 {
-        let mut world = World::calm(seed, 3);
+        let mut world = calm(seed, 3);
         elect(&mut world, 1, |_, _, _| true);
         assert!(world.run_until(MINUTE, |world| (1..=3).all(|node| world.applied(node) >= 2)).unwrap());
         let term = world.status(1).unwrap().term;
@@ -342,7 +352,7 @@ fn formation_survives_a_crash_after_every_step() {
     for step in 0..120 {
         for node in 1..=3 {
             for survive in [Some(0), Some(1), Some(2), Some(3), None] {
-                let mut world = World::calm(step, 3);
+                let mut world = calm(step, 3);
                 world.run_steps(step).unwrap();
                 world.crash(node, survive).unwrap();
                 world.restart(node).unwrap();
@@ -356,7 +366,7 @@ fn formation_survives_a_crash_after_every_step() {
 fn formation_survives_a_loss_of_power_after_every_step() {
     for step in 0..120 {
         for survive in [Some(0), Some(1), Some(3), None] {
-            let mut world = World::calm(1_000 + step, 3);
+            let mut world = calm(1_000 + step, 3);
             world.run_steps(step).unwrap();
             for node in 1..=3 {
                 world.crash(node, survive).unwrap();
@@ -389,5 +399,42 @@ fn a_wiped_node_under_the_same_id_is_not_counted_and_told_so() {
         assert!(status.failure.is_some_and(|why| why.contains("wiped")), "the operator is told");
         world.restart(other).unwrap();
         assert!(write(&mut world, MINUTE).is_some(), "the two that remember go on");
+    }
+}
+
+#[test]
+fn a_leader_whose_disk_stalls_is_replaced() {
+    for seed in 0..20 {
+        let (mut world, old) = formed(seed, 3);
+        world.stall_disk(old);
+        world.propose(old).unwrap();
+        write_elsewhere(&mut world, old).unwrap_or_else(|| panic!("seed {seed}: a leader without a disk stays"));
+        world.settle().unwrap();
+    }
+}
+
+#[test]
+fn a_divergent_tail_of_many_terms_heals_in_a_bounded_time() {
+    for seed in 0..5 {
+        let (mut world, _) = formed(seed, 3);
+        // Node 1 and the others lead in turn; nobody's entries reach another disk.
+        for round in 0..12 {
+            let leader = 1 + round % 2;
+            world.crash(3 - leader, Some(0)).unwrap();
+            elect(&mut world, leader, |_, _, message| entries_term(message).is_none());
+            for _ in 0..5 {
+                world.propose(leader).unwrap();
+            }
+            world.run_for(millis(50)).unwrap();
+            world.restart(3 - leader).unwrap();
+        }
+        world.clear_filter();
+        let runs = world.durable_log(1).chunk_by(|a, b| a.term == b.term).count();
+        assert!(runs >= 6, "seed {seed}: only {runs} terms in the divergent log");
+        let began = world.time();
+        write(&mut world, MINUTE).unwrap();
+        world.settle().unwrap();
+        let took = world.time() - began;
+        assert!(took < Duration::from_secs(10), "seed {seed}: healing took {took:?}");
     }
 }

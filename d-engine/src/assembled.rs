@@ -157,7 +157,7 @@ fn connect(shared: &Arc<Shared>, router: Option<LocalRouter>, listener: Option<T
     }
     #[cfg(feature = "server")]
     if let (Route::Network(network), Some(listener)) = (&shared.route, listener) {
-        let sink = crate::network::sink(from, Arc::clone(&shared.inbox), Arc::downgrade(shared));
+        let sink = crate::network::sink(Arc::clone(&shared.inbox), Arc::downgrade(shared));
         let peers = Arc::new(d_engine_net::Peers::start(shared.published.hello(), sink));
         let wire = Wire::Network { from, peers: Arc::clone(&peers) };
         wire.set_members(&shared.config.cluster.peers);

@@ -91,4 +91,4 @@ pub use d_engine_file as file;
 pub use d_engine_mem as mem;
 /// The laws of storage adaptors as tests.
 #[cfg(feature = "test-suite")]
-pub use d_engine_test_suite::storage_engine_test;
+pub use d_engine_test_suite::{state_machine_test, storage_engine_test};

@@ -90,15 +90,12 @@ impl Network {
 }
 
 /// Hands what peers bring to the driver, and remembers who cannot be reached.
-pub(crate) fn sink(node: NodeId, inbox: Arc<Inbox>, shared: Weak<Shared>) -> PeerSink {
+pub(crate) fn sink(inbox: Arc<Inbox>, shared: Weak<Shared>) -> PeerSink {
     Arc::new(move |event| match event {
         PeerEvent::Message { from, message } => inbox.deliver(from, message),
         PeerEvent::Unreachable { to, why } => {
             if let Some(shared) = shared.upgrade() {
-                let mut unreachable = shared.unreachable.lock().unwrap_or_else(PoisonError::into_inner);
-                if unreachable.insert(to, why.clone()).as_ref() != Some(&why) {
-                    tracing::warn!(node, peer = to, why, "peer cannot be reached");
-                }
+                shared.unreachable.lock().unwrap_or_else(PoisonError::into_inner).insert(to, why);
             }
             inbox.complete(Event::Unreachable { to });
         }
@@ -106,7 +103,6 @@ pub(crate) fn sink(node: NodeId, inbox: Arc<Inbox>, shared: Weak<Shared>) -> Pee
             if let Some(shared) = shared.upgrade() {
                 shared.unreachable.lock().unwrap_or_else(PoisonError::into_inner).remove(&to);
             }
-            tracing::info!(node, peer = to, "peer connected");
         }
     })
 }

@@ -16,6 +16,9 @@ use crate::ending::Ending;
 use crate::published::Leadership;
 use crate::shared::Shared;
 
+/// Between two questions whether the node can serve.
+const ASK_AGAIN: Duration = Duration::from_millis(10);
+
 /// A running node. Clones are handles of the same node.
 ///
 /// Every call has a deadline (`limits.request_timeout_ms`): a write whose fate is not known then is
@@ -103,7 +106,7 @@ impl Node {
                     Err(ClientError::ShuttingDown) => return Err(ClientError::ShuttingDown.to_string()),
                     Err(error) if self.shared.published.failure().is_some() => return Err(error.to_string()),
                     // No leader within a call's deadline; this one's may be longer.
-                    Err(_) => tokio::task::yield_now().await,
+                    Err(_) => tokio::time::sleep(ASK_AGAIN).await,
                 }
             }
         };
@@ -220,7 +223,7 @@ impl Node {
     async fn outcome(&self, command: KvCommand) -> Result<(LogId, KvOutcome)> {
         self.shared.check_key_value()?;
         command.check(self.shared.config.limits.max_value_bytes)?;
-        let reply = self.shared.propose(command.encode(), false).await?;
+        let reply = self.shared.propose_checked(command.encode(), false).await?;
         match KvOutcome::decode_bytes(reply.response) {
             Ok(KvOutcome::Rejected(reject)) => Err(reject.into()),
             Ok(outcome) => Ok((reply.at, outcome)),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use d_engine_core::{Error, KvAnswer, KvQuery, StateMachine};
+use d_engine_core::{Error, KvAnswer, KvCommand, KvQuery, StateMachine};
 use d_engine_net::{ClientError, LeaderHint, ReadMode, Reason, Reply, Result};
 use d_engine_raft::{NodeId, Rejection};
 use tokio::time::Instant;
@@ -100,8 +100,21 @@ impl Shared {
         Instant::now() + self.config.request_timeout()
     }
 
-    /// Proposes a command and waits until it is applied; passes it on, once, if another node leads.
+    /// [`propose_checked`](Shared::propose_checked) of a command from outside.
+    ///
+    /// The built-in machine stops on a command of a newer version, because skipping it would make replicas differ. So
+    /// what is not a command, and would look like one from the future, must not get into the log.
     pub(crate) async fn propose(&self, command: Bytes, forwarded: bool) -> Result<Reply> {
+        if self.speaks_key_value()? {
+            KvCommand::decode_bytes(command.clone())
+                .map_err(|error| ClientError::malformed(error.to_string()))?
+                .check(self.config.limits.max_value_bytes)?;
+        }
+        self.propose_checked(command, forwarded).await
+    }
+
+    /// Proposes a command and waits until it is applied; passes it on, once, if another node leads.
+    pub(crate) async fn propose_checked(&self, command: Bytes, forwarded: bool) -> Result<Reply> {
         let limit = self.config.max_command_bytes();
         if command.len() > limit {
             return Err(Reason::TooLarge { len: command.len() as u64, limit: limit as u64 }.into());
@@ -145,7 +158,7 @@ impl Shared {
         let answer = match &self.route {
             Route::Nowhere => return Err(self.not_leader()),
             Route::InProcess(router) => match router.reach(self.id(), leader) {
-                Some(leader) => Box::pin(leader.propose(command, true)).await,
+                Some(leader) => Box::pin(leader.propose_checked(command, true)).await,
                 None => return Ok(Attempt::NotLeader),
             },
             #[cfg(feature = "server")]
@@ -289,22 +302,29 @@ impl Shared {
     /// # Errors
     /// `Rejected` for a machine of one's own.
     pub(crate) fn check_key_value(&self) -> Result<()> {
-        const YES: u8 = 1;
-        const NO: u8 = 2;
-        if self.speaks_key_value.load(Ordering::Relaxed) == 0 {
-            let answer = self.read_here(KvQuery::Get { key: Bytes::from_static(b"?") }.encode());
-            let speaks = match answer {
-                Ok(reply) => matches!(KvAnswer::decode_bytes(reply.response), Ok(KvAnswer::Get { .. })),
-                Err(ClientError::Rejected { .. }) => false,
-                Err(error) => return Err(error),
-            };
-            self.speaks_key_value.store(if speaks { YES } else { NO }, Ordering::Relaxed);
-        }
-        if self.speaks_key_value.load(Ordering::Relaxed) == YES {
+        if self.speaks_key_value()? {
             return Ok(());
         }
         let why = "this node's state machine is not the built-in key-value machine; use Node::propose and Node::read";
         Err(Reason::Unsupported { why: why.into() }.into())
+    }
+
+    /// Whether the state machine is the built-in one, or one that answers its queries. It is asked once.
+    fn speaks_key_value(&self) -> Result<bool> {
+        const YES: u8 = 1;
+        const NO: u8 = 2;
+        match self.speaks_key_value.load(Ordering::Relaxed) {
+            YES => return Ok(true),
+            NO => return Ok(false),
+            _ => {}
+        }
+        let speaks = match self.read_here(KvQuery::Get { key: Bytes::from_static(b"?") }.encode()) {
+            Ok(reply) => matches!(KvAnswer::decode_bytes(reply.response), Ok(KvAnswer::Get { .. })),
+            Err(ClientError::Rejected { .. }) => false,
+            Err(error) => return Err(error),
+        };
+        self.speaks_key_value.store(if speaks { YES } else { NO }, Ordering::Relaxed);
+        Ok(speaks)
     }
 
     /// Index of the last applied entry.

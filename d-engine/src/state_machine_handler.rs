@@ -37,6 +37,7 @@ pub(crate) struct StateMachineHandler {
     applied: Arc<AtomicU64>,
     writes: PendingWrites,
     reads: PendingReads,
+    /// Callers of the chunk that is being applied.
     decided: Vec<Decided>,
     failed: Option<String>,
 }
@@ -96,8 +97,9 @@ impl StateMachineHandler {
                         Err(error) => {
                             let why = format!("entries {first} to {last} cannot be applied: {error}");
                             tracing::error!(%why, "this node stops taking part");
-                            self.fail(why.clone());
-                            inbox.complete(Event::StorageFailed { why });
+                            // Before the answers: whoever has one and asks again is told the cause.
+                            inbox.complete(Event::StorageFailed { why: why.clone() });
+                            self.fail(why);
                         }
                     }
                 }
@@ -107,6 +109,7 @@ impl StateMachineHandler {
     }
 
     fn fail(&mut self, why: String) {
+        refuse(std::mem::take(&mut self.decided), &why);
         self.writes.fail(&why);
         self.reads.fail(&why);
         self.failed.get_or_insert(why);
@@ -135,22 +138,14 @@ impl StateMachineHandler {
         if !whole {
             return Err(Error::corrupt(format!("log: entries {first} to {last} have a hole")));
         }
-        let mut decided = std::mem::take(&mut self.decided);
-        self.writes.decide(&entries, &mut decided);
+        self.writes.decide(&entries, &mut self.decided);
         entries.retain(|entry| entry.kind == EntryKind::Command);
         let results =
-            if entries.is_empty() { Ok(Vec::new()) } else { self.runtime.block_on(self.machine.apply(entries)) };
-        let results = match results {
-            Ok(results) => results,
-            Err(error) => {
-                refuse(decided, &format!("the state machine failed: {error}"));
-                return Err(error);
-            }
-        };
+            if entries.is_empty() { Vec::new() } else { self.runtime.block_on(self.machine.apply(entries))? };
         // Before the answers, so that a caller who has its answer reads its own write.
         self.applied.store(last, Ordering::Release);
         let mut results = results.into_iter().peekable();
-        for decided in decided.drain(..) {
+        for decided in self.decided.drain(..) {
             match decided {
                 Decided::Applied(at, caller) => {
                     while results.next_if(|result| result.index < at.index).is_some() {}
@@ -165,7 +160,6 @@ impl StateMachineHandler {
                 }
             }
         }
-        self.decided = decided;
         self.release_reads();
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! One file-backed node: the embedded default.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use d_engine::{ClientError, NodeConfig, Range, StartupError};
+use d_engine::{ClientError, KvCommand, NodeConfig, Range, StartupError};
 use tokio::sync::watch;
 
 #[tokio::test]
@@ -109,7 +110,7 @@ async fn concurrent_writers_each_get_their_own_answer() {
 }
 
 #[tokio::test]
-async fn sizes_are_checked_before_anything_is_proposed() {
+async fn shape_and_size_are_checked_before_anything_is_proposed() {
     let dir = tempfile::tempdir().unwrap();
     let node = d_engine::start(dir.path()).await.unwrap();
     let last = node.status().last;
@@ -118,6 +119,10 @@ async fn sizes_are_checked_before_anything_is_proposed() {
         node.put("key", large.clone()).await.unwrap_err(),
         node.put("", "value").await.unwrap_err(),
         node.propose(vec![0u8; 64 << 20]).await.unwrap_err(),
+        // Applied, it would stop every replica: a command that seems to come from a newer version.
+        node.propose("garbage").await.unwrap_err(),
+        node.propose(KvCommand::Put { key: "key".into(), value: large }.encode()).await.unwrap_err(),
+        node.read("garbage").await.unwrap_err(),
     ] {
         assert!(matches!(error, ClientError::Rejected { .. }), "{error}");
     }

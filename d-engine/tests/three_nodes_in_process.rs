@@ -1,4 +1,5 @@
 //! Three nodes of one process, joined by a router, on volatile storage.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::sync::Arc;
 use std::time::Duration;

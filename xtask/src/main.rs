@@ -39,20 +39,11 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Runs the seeded simulation of consensus
+    /// Runs the seeded simulation of consensus, as in `simulate --seeds 100000` or `simulate --seed 7 --trace`
     Simulate {
-        /// Number of seeds
-        #[arg(long)]
-        seeds: Option<u64>,
-        /// First seed
-        #[arg(long)]
-        seed: Option<u64>,
-        /// Prints every step
-        #[arg(long)]
-        trace: bool,
-        /// Nodes of the simulated cluster
-        #[arg(long)]
-        nodes: Option<u64>,
+        /// Goes to d-engine-raft's example `simulate`: --seeds N, --first N, --seed S, --nodes N, --trace, …
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
     },
 }
 
@@ -62,7 +53,7 @@ fn main() -> ExitCode {
         Task::Verify { only, list: false } => verify::verify(&only),
         Task::Fix => fix(),
         Task::Codegen { check } => codegen::codegen(check).map_err(Failed::Because),
-        Task::Simulate { seeds, seed, trace, nodes } => simulate(seeds, seed, trace, nodes),
+        Task::Simulate { arguments } => simulate(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -87,16 +78,10 @@ fn fix() -> Result<(), Failed> {
     cargo(&["fmt", "--all"])
 }
 
-fn simulate(seeds: Option<u64>, seed: Option<u64>, trace: bool, nodes: Option<u64>) -> Result<(), Failed> {
-    let mut arguments: Vec<String> =
-        ["run", "--release", "-p", "d-engine-raft", "--example", "simulate", "--features", "simulator", "--"]
-            .map(String::from)
-            .to_vec();
-    for (flag, value) in [("--seeds", seeds), ("--seed", seed), ("--nodes", nodes)] {
-        arguments.extend(value.into_iter().flat_map(|value| [flag.to_string(), value.to_string()]));
-    }
-    arguments.extend(trace.then(|| "--trace".to_string()));
-    cargo(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+fn simulate(arguments: &[String]) -> Result<(), Failed> {
+    let cargo_arguments =
+        ["run", "--release", "-p", "d-engine-raft", "--example", "simulate", "--features", "simulator", "--"];
+    cargo(&cargo_arguments.into_iter().chain(arguments.iter().map(String::as_str)).collect::<Vec<_>>())
 }
 
 /// Runs cargo in the workspace with this process's own streams.

@@ -9,6 +9,8 @@ pub(crate) struct TestsLog {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
     pub(crate) ignored: u64,
+    /// The tests that were left aside, and why.
+    pub(crate) ignored_tests: Vec<(String, String)>,
     /// What each failed test printed, its name first.
     pub(crate) failures: Vec<Vec<String>>,
     target: String,
@@ -27,6 +29,8 @@ impl TestsLog {
         } else if let Some(name) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" ----")) {
             self.failures.push(vec![format!("{}: {}", self.target, name.trim_end_matches(" stdout"))]);
             self.in_failure = true;
+        } else if let Some((name, reason)) = ignored(line) {
+            self.ignored_tests.push((name.to_string(), reason.to_string()));
         } else if line == "failures:" {
             // Stands before the outputs and again before the list of names.
             self.in_failure = false;
@@ -58,6 +62,12 @@ impl TestsLog {
     }
 }
 
+/// Reads `test NAME ... ignored, REASON`.
+fn ignored(line: &str) -> Option<(&str, &str)> {
+    let (name, reason) = line.strip_prefix("test ")?.split_once(" ... ignored")?;
+    Some((name, reason.strip_prefix(", ").unwrap_or("no reason is given")))
+}
+
 /// The test target that a line of cargo announces.
 fn target(line: &str) -> Option<String> {
     let line = line.trim_start();
@@ -80,7 +90,7 @@ mod tests {
 running 3 tests
 test a ... ok
 test b ... FAILED
-test c ... ignored
+test c ... ignored, needs a quiet machine
 
 failures:
 
@@ -105,6 +115,7 @@ test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; fini
         let mut log = TestsLog::default();
         let shown: Vec<String> = OUTPUT.lines().filter_map(|line| log.line(line)).collect();
         assert_eq!((log.passed, log.failed, log.ignored), (15, 1, 2));
+        assert_eq!(log.ignored_tests, [("c".to_string(), "needs a quiet machine".to_string())]);
         assert_eq!(shown.len(), 3);
         assert!(shown[0].starts_with("d-engine-core ") && shown[0].contains("1 FAILED"), "{}", shown[0]);
         assert!(shown[1].starts_with("tests/guide.rs, guide "), "{}", shown[1]);

@@ -4,8 +4,9 @@
 //! and the steps that do not need it still run. The last line alone reads `N passed, N failed, N skipped`: tests count
 //! one each, every other step counts one.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,9 @@ use crate::{Failed, cargo_path, root};
 
 /// Lines of a log that are printed when its step fails.
 const TAIL: usize = 30;
+
+/// Part of the names of tests that measure time.
+const TIMED: &str = "performance";
 
 /// One thing to check.
 struct Step {
@@ -34,6 +38,8 @@ enum Work {
     Cargo(&'static [&'static str], &'static [(&'static str, &'static str)]),
     /// This program, with these arguments; counts one.
     Xtask(&'static [&'static str]),
+    /// Programs of the build step with their arguments, one after the other; counts one each.
+    Programs(&'static [&'static [&'static str]]),
     /// `cargo test` with these arguments; counts its tests.
     Tests(&'static [&'static str]),
     /// The tests that the step above leaves aside; counts them, and takes them off the skipped ones.
@@ -108,11 +114,41 @@ const STEPS: &[Step] = &[
         work: Work::Xtask(&["codegen", "--check"]),
     },
     Step {
-        name: "timed",
-        title: "timed tests, alone on the machine",
+        name: "simulation",
+        title: "8,000 seeds beside the 2,000 of the tests",
         needs: &["build"],
         tool: None,
         limit: minutes(20),
+        work: Work::Programs(&[&["examples/simulate", "--first", "2000", "--seeds", "8000"]]),
+    },
+    Step {
+        name: "examples",
+        title: "the examples run",
+        needs: &["build"],
+        tool: None,
+        limit: minutes(5),
+        work: Work::Programs(&[
+            &["quick-start"],
+            &["three-nodes-embedded"],
+            &["three-nodes-standalone", "--check", "--engine", "file"],
+            &["three-nodes-standalone", "--check", "--engine", "mem"],
+        ]),
+    },
+    Step {
+        name: "demo",
+        title: "three processes, kill -9 of the leader under load, every answer checked",
+        needs: &["build"],
+        tool: None,
+        limit: minutes(10),
+        work: Work::Programs(&[&["d-engine", "demo", "--json"]]),
+    },
+    Step {
+        name: "timed",
+        title: "performance tests, alone on the machine",
+        needs: &["build"],
+        tool: None,
+        limit: minutes(20),
+        // By name: other ignored tests are for people, and one of them writes the golden files.
         work: Work::IgnoredTests(&[
             "test",
             "--locked",
@@ -121,6 +157,7 @@ const STEPS: &[Step] = &[
             "--",
             "--ignored",
             "--test-threads=1",
+            TIMED,
         ]),
     },
 ];
@@ -167,16 +204,16 @@ struct Run {
     skipped: u64,
     /// Tests left aside for the timed step.
     ignored: u64,
+    /// Why tests were left aside, and how many for each reason.
+    reasons: BTreeMap<String, u64>,
     failed_steps: Vec<&'static str>,
     notes: Vec<String>,
 }
 
 /// What a step's tests or the step itself amounted to.
-#[derive(Default)]
 struct Counts {
     passed: u64,
     failed: u64,
-    ignored: u64,
 }
 
 impl Run {
@@ -194,6 +231,7 @@ impl Run {
             failed: 0,
             skipped: 0,
             ignored: 0,
+            reasons: BTreeMap::new(),
             failed_steps: Vec::new(),
             notes: Vec::new(),
         })
@@ -255,21 +293,30 @@ impl Run {
             Work::Cargo(arguments, environment) => {
                 let mut command = self.cargo(arguments);
                 command.envs(environment.iter().copied());
-                let ended = process::run(&mut command, &self.log(step), step.limit, |_| None);
-                self.counted_as_one(step, ended)
+                let log = self.log(step);
+                let ended = process::run(&mut command, &log, step.limit, |_| None);
+                counted_as_one(&log, ended)
             }
             Work::Xtask(arguments) => {
                 let program = std::env::current_exe().unwrap_or_else(|_| self.target.join("debug/xtask"));
-                let ended = process::run(Command::new(program).args(*arguments), &self.log(step), step.limit, |_| None);
-                self.counted_as_one(step, ended)
+                let log = self.log(step);
+                let ended = process::run(Command::new(program).args(*arguments), &log, step.limit, |_| None);
+                counted_as_one(&log, ended)
             }
+            Work::Programs(programs) => self.programs(step, programs),
             Work::Tests(arguments) => {
-                let (counts, ended) = self.tests(step, arguments);
-                self.ignored += counts.ignored;
+                let (log, counts, ended) = self.tests(step, arguments);
+                self.ignored += log.ignored;
+                for (name, reason) in log.ignored_tests {
+                    // The timed step's are no news.
+                    if !name.contains(TIMED) {
+                        *self.reasons.entry(reason).or_default() += 1;
+                    }
+                }
                 (counts, ended)
             }
             Work::IgnoredTests(arguments) => {
-                let (counts, ended) = self.tests(step, arguments);
+                let (_, counts, ended) = self.tests(step, arguments);
                 self.ignored = self.ignored.saturating_sub(counts.passed + counts.failed);
                 (counts, ended)
             }
@@ -287,35 +334,48 @@ impl Run {
         command
     }
 
-    fn counted_as_one(&self, step: &Step, ended: Result<(), String>) -> (Counts, Result<(), String>) {
-        match ended {
-            Ok(()) => (Counts { passed: 1, ..Counts::default() }, Ok(())),
-            Err(why) => (Counts { failed: 1, ..Counts::default() }, Err(self.tail(step, &why))),
+    /// Runs programs in an empty directory. The first one that fails ends the step.
+    fn programs(&self, step: &Step, programs: &[&[&str]]) -> (Counts, Result<(), String>) {
+        let directory = self.logs.join("run");
+        // Left by an earlier run, or not there at all.
+        let _ = fs::remove_dir_all(&directory);
+        if let Err(error) = fs::create_dir_all(&directory) {
+            return (Counts { passed: 0, failed: 1 }, Err(format!("{}: {error}", directory.display())));
         }
+        let mut passed = 0;
+        for (number, program) in programs.iter().enumerate() {
+            let log = if number == 0 { self.log(step) } else { self.logs.join(format!("{}-{number}.log", step.name)) };
+            let mut command = Command::new(self.target.join("debug").join(program[0]));
+            command.args(&program[1..]).current_dir(&directory);
+            // A line that begins with a brace is a result for programs, and short.
+            let shown = |line: &str| (line.starts_with('{') || line.ends_with("violations")).then(|| line.to_string());
+            let ended = process::run(&mut command, &log, step.limit, shown);
+            if let (_, Err(report)) = counted_as_one(&log, ended) {
+                let report = format!("        {} failed:\n{report}", program.join(" "));
+                return (Counts { passed, failed: 1 }, Err(report));
+            }
+            passed += 1;
+        }
+        (Counts { passed, failed: 0 }, Ok(()))
     }
 
-    fn tests(&self, step: &Step, arguments: &[&str]) -> (Counts, Result<(), String>) {
+    fn tests(&self, step: &Step, arguments: &[&str]) -> (TestsLog, Counts, Result<(), String>) {
         let mut log = TestsLog::default();
         let ended = process::run(&mut self.cargo(arguments), &self.log(step), step.limit, |line| log.line(line));
-        let mut counts = Counts { passed: log.passed, failed: log.failed, ignored: log.ignored };
-        let Err(why) = ended else { return (counts, Ok(())) };
+        let mut counts = Counts { passed: log.passed, failed: log.failed };
+        let Err(why) = ended else { return (log, counts, Ok(())) };
         // A test program that was killed reports no failed test, and yet something failed.
         counts.failed = counts.failed.max(1);
-        let report = if log.failures.is_empty() { self.tail(step, &why) } else { indented(log.failures.concat()) };
-        (counts, Err(report))
-    }
-
-    fn tail(&self, step: &Step, why: &str) -> String {
-        let text = fs::read_to_string(self.log(step)).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        let mut shown: Vec<String> =
-            lines[lines.len().saturating_sub(TAIL)..].iter().map(ToString::to_string).collect();
-        shown.push(why.to_string());
-        indented(shown)
+        let report =
+            if log.failures.is_empty() { tail(&self.log(step), &why) } else { indented(log.failures.concat()) };
+        (log, counts, Err(report))
     }
 
     fn summary(&self, took: Duration) -> Result<(), Failed> {
         println!();
+        for (reason, count) in &self.reasons {
+            println!("skipped {count} tests: {reason}");
+        }
         for note in &self.notes {
             println!("{note}");
         }
@@ -323,6 +383,22 @@ impl Run {
         println!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped + self.ignored);
         if self.failed == 0 && self.failed_steps.is_empty() { Ok(()) } else { Err(Failed::Reported) }
     }
+}
+
+fn counted_as_one(log: &Path, ended: Result<(), String>) -> (Counts, Result<(), String>) {
+    match ended {
+        Ok(()) => (Counts { passed: 1, failed: 0 }, Ok(())),
+        Err(why) => (Counts { passed: 0, failed: 1 }, Err(tail(log, &why))),
+    }
+}
+
+/// The end of a log, and why its process failed.
+fn tail(log: &Path, why: &str) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let mut shown: Vec<String> = lines[lines.len().saturating_sub(TAIL)..].iter().map(ToString::to_string).collect();
+    shown.push(why.to_string());
+    indented(shown)
 }
 
 fn indented(lines: Vec<String>) -> String {
@@ -352,5 +428,32 @@ mod tests {
                 assert!(STEPS[..place].iter().any(|before| before.name == *needed), "{} needs {needed}", step.name);
             }
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_program_that_fails_is_counted_and_reported_and_what_needs_it_is_skipped() {
+        let target = std::env::temp_dir().join(format!("d-engine-xtask-{}-programs", std::process::id()));
+        // Left by a process of the same number that was killed.
+        let _ = fs::remove_dir_all(&target);
+        fs::create_dir_all(target.join("debug")).unwrap();
+        fs::create_dir_all(target.join("verify")).unwrap();
+        std::os::unix::fs::symlink("/bin/sh", target.join("debug/shell")).unwrap();
+        let step = |name, needs, work| -> &'static Step {
+            Box::leak(Box::new(Step { name, title: "", needs, tool: None, limit: minutes(1), work }))
+        };
+        const GOOD: &[&str] = &["shell", "-c", "pwd"];
+        let first = step("first", &[], Work::Programs(&[GOOD, &["shell", "-c", "echo it is broken; exit 3"], GOOD]));
+        let second = step("second", &["first"], Work::Programs(&[GOOD]));
+        let third = step("third", &[], Work::Programs(&[GOOD]));
+
+        let mut run = Run { target: target.clone(), logs: target.join("verify"), ..Run::new().ok().unwrap() };
+        let (counts, ended) = run.work(first);
+        assert_eq!((counts.passed, counts.failed), (1, 1));
+        assert!(ended.unwrap_err().contains("it is broken"));
+        [first, second, third].into_iter().for_each(|step| run.step(step));
+        assert_eq!((run.passed, run.failed, run.skipped), (2, 1, 1));
+        assert!(run.summary(Duration::ZERO).is_err());
+        fs::remove_dir_all(&target).unwrap();
     }
 }

@@ -656,7 +656,8 @@ pub mod kv_client {
     use tonic::codegen::http::Uri;
     /// The built-in key-value store. Any node accepts any request.
     ///
-    /// A request that fails with UNKNOWN or DEADLINE_EXCEEDED may or may not have been applied; see error.proto for the rest.
+    /// A write that fails with DEADLINE_EXCEEDED, CANCELLED or UNKNOWN, or whose connection broke, may or may not have been
+    /// applied; see error.proto for the other codes.
     #[derive(Debug, Clone)]
     pub struct KvClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -873,7 +874,8 @@ pub mod kv_server {
     }
     /// The built-in key-value store. Any node accepts any request.
     ///
-    /// A request that fails with UNKNOWN or DEADLINE_EXCEEDED may or may not have been applied; see error.proto for the rest.
+    /// A write that fails with DEADLINE_EXCEEDED, CANCELLED or UNKNOWN, or whose connection broke, may or may not have been
+    /// applied; see error.proto for the other codes.
     #[derive(Debug)]
     pub struct KvServer<T> {
         inner: Arc<T>,

@@ -8,7 +8,7 @@ use super::Breach;
 use super::clients::Clients;
 use super::disk::{Log, STEPS};
 use super::network::MAX_NODES;
-use super::world::Node;
+use super::node::Node;
 use crate::message::{AppendOutcome, Body, Message};
 use crate::{NodeId, Role, Write};
 

@@ -5,6 +5,7 @@ use d_engine_core::{Entry, EntryKind, LogId};
 use fastrand::Rng;
 
 use super::Breach;
+use crate::NodeId;
 
 /// Registers of the simulated state machine.
 pub(super) const KEYS: usize = 8;
@@ -35,6 +36,8 @@ struct Request {
     written: u64,
     /// Where the command was chosen.
     chosen_at: u64,
+    /// The node that was asked, and in which of its lives; it owes an answer as long as it lives.
+    asked: (NodeId, u32),
 }
 
 /// All requests of a run. A request's number is its place here.
@@ -73,8 +76,31 @@ impl Clients {
             floor: self.floor,
             written: self.written[key],
             chosen_at: 0,
+            asked: (0, 0),
         });
         self.requests.len() as u64 - 1
+    }
+
+    /// Request `id` reaches a node.
+    pub(super) fn asked(&mut self, id: u64, node: NodeId, life: u32) {
+        self.requests[id as usize].asked = (node, life);
+    }
+
+    /// Every node must have answered what it was asked in its present life; whether an accepted proposal keeps its place
+    /// is another matter.
+    pub(super) fn all_answered(&self, lives: impl Fn(NodeId) -> u32) -> Result<(), Breach> {
+        let is_open = |request: &Request| {
+            request.outcome == Outcome::Unknown && request.asked.0 != 0 && lives(request.asked.0) == request.asked.1
+        };
+        match self.requests.iter().position(is_open) {
+            Some(id) => {
+                let request = &self.requests[id];
+                let kind = if request.is_read { "read" } else { "proposal" };
+                let detail = format!("node {} never answers {kind} #{id}", request.asked.0);
+                Err(Breach::new("Every Request Is Answered", detail))
+            }
+            None => Ok(()),
+        }
     }
 
     pub(super) fn outcome(&self, id: u64) -> Outcome {

@@ -36,10 +36,12 @@ pub enum Fault {
     DiskError,
     /// A read of the log fails.
     ReadError,
+    /// A reply arrives from another data directory under the same node id.
+    Stranger,
 }
 
 /// Every fault.
-pub const FAULTS: [Fault; 14] = [
+pub const FAULTS: [Fault; 15] = [
     Fault::Loss,
     Fault::Duplicate,
     Fault::Late,
@@ -54,6 +56,7 @@ pub const FAULTS: [Fault; 14] = [
     Fault::DiskStall,
     Fault::DiskError,
     Fault::ReadError,
+    Fault::Stranger,
 ];
 
 impl Fault {
@@ -74,6 +77,7 @@ impl Fault {
             Self::DiskStall => "disk-stall",
             Self::DiskError => "disk-error",
             Self::ReadError => "read-error",
+            Self::Stranger => "stranger",
         }
     }
 
@@ -123,6 +127,7 @@ pub(super) struct Profile {
     late_max: u64,
     unreachable: u32,
     read_error: u32,
+    stranger: u32,
     /// Messages of one link may overtake each other.
     pub(super) reorders: bool,
     pub(super) delay_min: u64,
@@ -155,6 +160,7 @@ impl Profile {
             late_max: 0,
             unreachable: 0,
             read_error: 0,
+            stranger: 0,
             reorders: false,
             delay_min: 200,
             delay_max: 2_000,
@@ -186,6 +192,7 @@ impl Profile {
         let late = chance(Fault::Late, 60.0);
         let unreachable = chance(Fault::Unreachable, 512.0);
         let read_error = chance(Fault::ReadError, 8.0);
+        let stranger = chance(Fault::Stranger, 60.0);
         let delay_min = log_uniform(rng, 50.0, 5_000.0) as u64;
         let sync_min = log_uniform(rng, 100.0, 1_000.0) as u64;
         Self {
@@ -196,6 +203,7 @@ impl Profile {
             late_max: log_uniform(rng, 50_000.0, 5_000_000.0) as u64,
             unreachable,
             read_error,
+            stranger,
             reorders: rng.bool(),
             delay_min,
             delay_max: delay_min + log_uniform(rng, 100.0, 50_000.0) as u64,
@@ -214,7 +222,8 @@ impl Profile {
     /// No more faults, and no delay is long.
     pub(super) fn stop_faults(&mut self) {
         self.enabled = 0;
-        (self.loss, self.duplicate, self.late, self.unreachable, self.read_error) = (0, 0, 0, 0, 0);
+        (self.loss, self.duplicate, self.late, self.unreachable) = (0, 0, 0, 0);
+        (self.read_error, self.stranger) = (0, 0);
         self.delay_min = self.delay_min.min(1_000);
         self.delay_max = self.delay_max.min(2_000);
         self.sync_max = self.sync_max.min(self.sync_min + 1_000);
@@ -244,6 +253,10 @@ impl Profile {
 
     pub(super) fn fails_to_read(&self, rng: &mut Rng) -> bool {
         hits(rng, self.read_error)
+    }
+
+    pub(super) fn meets_stranger(&self, rng: &mut Rng) -> bool {
+        hits(rng, self.stranger)
     }
 
     /// How much later than usual a message arrives, if it does.

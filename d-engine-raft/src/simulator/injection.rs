@@ -47,7 +47,9 @@ impl World {
                 Ok(())
             }
             Fault::DiskError => self.fail_disk(victim),
-            Fault::Loss | Fault::Duplicate | Fault::Late | Fault::Unreachable | Fault::ReadError => Ok(()),
+            Fault::Loss | Fault::Duplicate | Fault::Late | Fault::Unreachable | Fault::ReadError | Fault::Stranger => {
+                Ok(())
+            }
         }
     }
 
@@ -149,6 +151,7 @@ impl World {
         let padding = self.rng.usize(..=self.profile.padding_max);
         let (id, command) = self.clients.propose(&mut self.rng, padding);
         self.trace.note(node, What::Proposed, &[id]);
+        self.note_asked(id, node);
         self.give(node, Event::Propose { id, command })?;
         Ok(id)
     }
@@ -157,7 +160,15 @@ impl World {
     pub(super) fn request_read(&mut self, node: NodeId) -> Result<u64, Breach> {
         let id = self.clients.read(&mut self.rng);
         self.trace.note(node, What::Asked, &[id]);
+        self.note_asked(id, node);
         self.give(node, Event::Read { id })?;
         Ok(id)
+    }
+
+    fn note_asked(&mut self, id: u64, node: NodeId) {
+        if self.node(node).driver.is_some() {
+            let life = self.node(node).life;
+            self.clients.asked(id, node, life);
+        }
     }
 }

@@ -6,13 +6,17 @@
 
 mod checks;
 mod clients;
+mod devices;
 mod disk;
 mod faults;
 mod injection;
+mod lives;
 mod network;
+mod node;
 mod run;
 mod script;
 mod trace;
+mod traffic;
 mod world;
 
 pub use clients::Outcome;

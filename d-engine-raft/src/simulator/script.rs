@@ -6,9 +6,10 @@ use d_engine_core::Entry;
 
 use super::clients::Outcome;
 use super::disk::Disk;
+use super::node::{Node, glance};
 use super::run::Options;
 use super::trace::What;
-use super::world::{Filter, Happening, World, glance};
+use super::world::{Filter, Happening, World};
 use super::{Breach, Summary, Violation};
 use crate::{Message, NodeId, Role, Status};
 
@@ -48,7 +49,8 @@ impl World {
             self.demand_service(node)?;
         }
         self.demand("Convergence", SETTLE_LIMIT, Self::has_converged)?;
-        let checked = self.checks.whole_logs(&self.nodes);
+        let checked =
+            self.checks.whole_logs(&self.nodes).and_then(|()| self.clients.all_answered(|node| self.node(node).life));
         checked.map_err(|breach| self.violation(breach))
     }
 
@@ -107,7 +109,7 @@ impl World {
     fn has_converged(&self) -> bool {
         let Some(leader) = self.leader() else { return false };
         let log = &self.node(leader).disk.durable;
-        let applied = |node: &super::world::Node| node.machine.applied;
+        let applied = |node: &Node| node.machine.applied;
         self.nodes.iter().all(|node| {
             let Some(driver) = &node.driver else { return false };
             let glance = glance(driver);
@@ -272,7 +274,7 @@ impl World {
 
     /// The node that leads in the highest term, if one does.
     pub fn leader(&self) -> Option<NodeId> {
-        let leads = |node: &&super::world::Node| {
+        let leads = |node: &&Node| {
             let glance = node.driver.as_ref().map(glance)?;
             (glance.role == Role::Leader).then_some((glance.term, node.id))
         };

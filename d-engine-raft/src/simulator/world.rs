@@ -1,21 +1,20 @@
 //! The world: nodes, their disks, the network between them, and one clock.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use d_engine_core::{Entry, LogId};
 use fastrand::Rng;
 
-use super::checks::{Checks, Glance};
-use super::clients::{Clients, KEYS, decode};
-use super::disk::Disk;
+use super::checks::Checks;
+use super::clients::Clients;
 use super::faults::{Fault, FaultCounts, Profile};
 use super::network::{MAX_NODES, Network};
+use super::node::{Node, draw_config, glance};
 use super::run::{Options, Violation};
 use super::trace::{Trace, What};
 use super::{Breach, Summary};
-use crate::{Boot, Command, Config, Driver, Event, Message, NodeId, Restored, Role};
+use crate::{Command, Driver, Event, Message, NodeId};
 
 /// Decides about a message from one node to another: true lets it pass.
 pub type Filter = Box<dyn FnMut(NodeId, NodeId, &Message) -> bool>;
@@ -36,66 +35,6 @@ pub(super) enum Happening {
     Heal { partition: u64 },
     Inject,
     Request,
-}
-
-/// A node with everything around it. A crash ends a life; what was meant for an earlier life is dropped.
-pub(super) struct Node {
-    pub(super) id: NodeId,
-    pub(super) life: u32,
-    pub(super) driver: Option<Driver>,
-    pub(super) disk: Disk,
-    pub(super) machine: Machine,
-    pub(super) is_paused: bool,
-    /// Crash after this many more commands.
-    pub(super) crash_after: Option<u32>,
-    config: Config,
-    inbox: Vec<Event>,
-    is_wake_scheduled: bool,
-    /// When the earliest scheduled timer fires.
-    timer_at: u64,
-    clock: Clock,
-    last_role: (Option<Role>, u64),
-    last_commit: u64,
-    /// Accepted proposals, in order of their places, that wait to be applied.
-    waiting: VecDeque<(LogId, u64)>,
-    /// Reads that wait for an index.
-    reading: Vec<(u64, u64)>,
-}
-
-/// The replicated state machine: a few registers.
-#[derive(Debug, Default)]
-pub(super) struct Machine {
-    pub(super) applied: u64,
-    /// What it has applied for certain even after a crash.
-    synced: u64,
-    /// Index of the last write to each key.
-    written: [u64; KEYS],
-    /// What it has been told to apply.
-    orders: VecDeque<(u64, u64, Vec<Entry>)>,
-    ordered: u64,
-}
-
-/// A clock that runs fast or slow, from an origin of its own.
-#[derive(Debug, Default, Clone, Copy)]
-struct Clock {
-    began: u64,
-    origin: u64,
-    /// Microseconds of this clock in a second of true time.
-    rate: u64,
-}
-
-const MILLION: u64 = 1_000_000;
-
-impl Clock {
-    fn local(&self, now: u64) -> Duration {
-        Duration::from_micros(self.origin + (now - self.began) * self.rate / MILLION)
-    }
-
-    /// The first true time at which the clock shows `local` or later.
-    fn global(&self, local: Duration) -> u64 {
-        let since = (local.as_nanos().div_ceil(1000) as u64).saturating_sub(self.origin);
-        self.began.saturating_add((since.saturating_mul(MILLION)).div_ceil(self.rate))
-    }
 }
 
 /// Several nodes in one seeded world.
@@ -243,7 +182,7 @@ impl World {
         &mut self.nodes[node as usize - 1]
     }
 
-    fn lives(&self, node: NodeId, life: u32) -> bool {
+    pub(super) fn lives(&self, node: NodeId, life: u32) -> bool {
         let node = self.node(node);
         node.life == life && node.driver.is_some()
     }
@@ -267,16 +206,6 @@ impl World {
             return Ok(());
         }
         self.run_node(id)
-    }
-
-    fn arrive(&mut self, from: NodeId, to: NodeId, message: Message) -> Result<(), Breach> {
-        if self.network.is_cut(from, to) || self.node(to).driver.is_none() {
-            self.trace.message(to, from, &message, What::Lost);
-            self.maybe_notice(from, to);
-            return Ok(());
-        }
-        self.trace.message(to, from, &message, What::Got);
-        self.give(to, Event::Message { from, message })
     }
 
     /// Handles everything that waits, then performs what follows.
@@ -378,49 +307,7 @@ impl World {
         }
     }
 
-    /// Puts a message on its way.
-    pub(super) fn send(&mut self, from: NodeId, to: NodeId, message: Message) {
-        let passes = self.filter.as_mut().is_none_or(|filter| filter(from, to, &message));
-        let is_known = (1..=self.nodes.len() as u64).contains(&to);
-        let is_lost = self.profile.loses(&mut self.rng);
-        if !passes || !is_known || is_lost || self.network.is_cut(from, to) {
-            self.trace.message(from, to, &message, What::Lost);
-            if is_lost {
-                self.faults.add(Fault::Loss);
-            }
-            self.maybe_notice(from, to);
-            return;
-        }
-        self.trace.message(from, to, &message, What::Sent);
-        if self.profile.duplicates(&mut self.rng) {
-            self.faults.add(Fault::Duplicate);
-            self.travel(from, to, message.clone());
-        }
-        self.travel(from, to, message);
-    }
-
-    fn travel(&mut self, from: NodeId, to: NodeId, message: Message) {
-        let mut after = self.profile.delay(&mut self.rng);
-        if let Some(more) = self.profile.lateness(&mut self.rng) {
-            self.faults.add(Fault::Late);
-            after += more;
-        } else if !self.profile.reorders {
-            after = self.network.in_order(from, to, self.now + after) - self.now;
-        }
-        self.schedule(after, Happening::Arrive { from, to, message });
-    }
-
-    /// The sender of a lost message may learn that the connection broke.
-    fn maybe_notice(&mut self, from: NodeId, to: NodeId) {
-        if self.profile.notices_loss(&mut self.rng) {
-            self.faults.add(Fault::Unreachable);
-            let after = self.profile.delay(&mut self.rng);
-            let life = self.node(from).life;
-            self.schedule(after, Happening::Broken { node: from, life, to });
-        }
-    }
-
-    fn set_timer(&mut self, id: NodeId) {
+    pub(super) fn set_timer(&mut self, id: NodeId) {
         let now = self.now;
         let node = self.node_mut(id);
         let Some(due) = node.driver.as_ref().and_then(Driver::poll_timeout) else { return };
@@ -432,7 +319,7 @@ impl World {
         }
     }
 
-    fn timer_fires(&mut self, id: NodeId) -> Result<(), Breach> {
+    pub(super) fn timer_fires(&mut self, id: NodeId) -> Result<(), Breach> {
         let now = self.now;
         let node = self.node_mut(id);
         if node.timer_at > now {
@@ -446,190 +333,6 @@ impl World {
         }
         self.set_timer(id);
         Ok(())
-    }
-
-    /// Begins to sync what waits, unless a sync is under way.
-    pub(super) fn begin_sync(&mut self, id: NodeId) {
-        let after = self.profile.sync_time(&mut self.rng);
-        let node = self.node_mut(id);
-        if node.disk.wants_sync() {
-            node.disk.begin_sync();
-            let life = node.life;
-            self.schedule(after, Happening::Synced { node: id, life });
-        }
-    }
-
-    fn synced(&mut self, id: NodeId) -> Result<(), Breach> {
-        let checks = &mut self.checks;
-        let node = &mut self.nodes[id as usize - 1];
-        if !node.disk.is_syncing() || node.disk.stalled {
-            return Ok(());
-        }
-        let done = node.disk.complete_sync(|write, steps, hard, log| checks.landing(id, write, steps, hard, log))?;
-        let last = node.disk.durable.last();
-        self.begin_sync(id);
-        match done {
-            Some(seq) => {
-                self.trace.note(id, What::Persisted, &[seq, last.index, last.term]);
-                self.give(id, Event::Persisted { seq })
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// A stalled disk goes on.
-    pub(super) fn unstall(&mut self, id: NodeId) -> Result<(), Breach> {
-        let disk = &mut self.node_mut(id).disk;
-        if !std::mem::take(&mut disk.stalled) {
-            return Ok(());
-        }
-        if disk.is_syncing() { self.synced(id) } else { Ok(()) }
-    }
-
-    fn read_log(&mut self, id: NodeId, ticket: u64, first: u64, last: u64, max_bytes: usize) -> Result<(), Breach> {
-        let entries = if self.profile.fails_to_read(&mut self.rng) {
-            self.faults.add(Fault::ReadError);
-            Err("the simulated disk cannot read this".to_owned())
-        } else {
-            Ok(self.node(id).disk.read(first, last, max_bytes))
-        };
-        let count = entries.as_ref().map_or(0, Vec::len) as u64;
-        self.trace.note(id, What::LogRead, &[first, count]);
-        self.give(id, Event::LogRead { ticket, entries })
-    }
-
-    /// The node tells its state machine to apply.
-    fn order(&mut self, id: NodeId, first: u64, last: u64, entries: Vec<Entry>) -> Result<(), Breach> {
-        self.trace.note(id, What::Applying, &[first, last]);
-        self.checks.applying(self.node(id), last)?;
-        let machine = &mut self.node_mut(id).machine;
-        if first != machine.ordered + 1 || last < first {
-            let detail = format!("node {id} applies {first}..={last} after {}", machine.ordered);
-            return Err(Breach::new("Entries Are Applied In Order", detail));
-        }
-        machine.ordered = last;
-        machine.orders.push_back((first, last, entries));
-        if machine.orders.len() == 1 {
-            self.begin_apply(id);
-        }
-        Ok(())
-    }
-
-    fn begin_apply(&mut self, id: NodeId) {
-        let after = self.rng.u64(10..1_000);
-        let life = self.node(id).life;
-        self.schedule(after, Happening::Apply { node: id, life });
-    }
-
-    fn apply(&mut self, id: NodeId) -> Result<(), Breach> {
-        let syncs = self.rng.u8(..4) == 0;
-        let node = &mut self.nodes[id as usize - 1];
-        let Some((first, last, mut entries)) = node.machine.orders.pop_front() else { return Ok(()) };
-        if entries.is_empty() {
-            entries = node.disk.read(first, last, usize::MAX);
-        }
-        if !entries.iter().map(|entry| entry.index).eq(first..=last) {
-            let detail = format!("node {id} is to apply {first}..={last} but is given other entries");
-            return Err(Breach::new("Entries Are Applied In Order", detail));
-        }
-        for entry in &entries {
-            self.checks.applied(id, entry)?;
-            node.machine.apply(entry);
-        }
-        if syncs {
-            node.machine.synced = last;
-        }
-        let has_more = !node.machine.orders.is_empty();
-        if has_more {
-            self.begin_apply(id);
-        }
-        self.trace.note(id, What::Applied, &[last]);
-        self.answer(id)?;
-        self.give(id, Event::Applied { index: last })
-    }
-
-    /// Answers the clients whose index has been applied.
-    fn answer(&mut self, id: NodeId) -> Result<(), Breach> {
-        let node = &mut self.nodes[id as usize - 1];
-        let machine = &node.machine;
-        while let Some((at, request)) = node.waiting.pop_front_if(|(at, _)| at.index <= machine.applied) {
-            let entry = &self.checks.chosen()[at.index as usize - 1];
-            self.clients.applied(request, at, entry)?;
-        }
-        let mut at = 0;
-        while at < node.reading.len() {
-            if node.reading[at].0 <= machine.applied {
-                let (_, request) = node.reading.swap_remove(at);
-                self.clients.read_done(request, machine.applied, &machine.written)?;
-            } else {
-                at += 1;
-            }
-        }
-        Ok(())
-    }
-
-    /// Starts a node with what its disk holds.
-    pub(super) fn start(&mut self, id: NodeId) -> Result<(), Breach> {
-        let boot = Boot { seed: self.rng.u64(..), incarnation: self.rng.u128(..), cluster: self.rng.u128(..) };
-        let drift = self.profile.drift_ppm;
-        let rate = MILLION + self.rng.u64(0..=drift) - self.rng.u64(0..=drift);
-        let clock = Clock { began: self.now, origin: self.rng.u64(0..MILLION * 1000), rate };
-        let node = &mut self.nodes[id as usize - 1];
-        if node.driver.is_some() {
-            return Ok(());
-        }
-        let applied = node.machine.applied;
-        let last_applied = LogId::new(node.disk.durable.term(applied), applied);
-        let last = node.disk.durable.last();
-        let restored = Restored {
-            hard_state: node.disk.hard_state,
-            log: node.disk.summary(),
-            last_applied,
-            ..Restored::default()
-        };
-        let term = node.disk.hard_state.map_or(0, |state| state.term);
-        self.trace.note(id, What::Started, &[term, last.term, last.index, applied]);
-        node.clock = clock;
-        let driver = Driver::new(node.config.clone(), restored, boot, clock.local(self.now))
-            .map_err(|error| Breach::new("An Honest Disk Is Accepted", format!("node {id}: {error}")))?;
-        node.driver = Some(driver);
-        node.timer_at = u64::MAX;
-        self.checks.started(id, &node.disk.hard_state);
-        self.run_node(id)
-    }
-
-    /// A node loses power: the machine and the disk keep what is synced, and perhaps some of what is not.
-    pub(super) fn crash_node(&mut self, id: NodeId, survive: Option<usize>) -> Result<(), Breach> {
-        let checks = &mut self.checks;
-        let rng = &mut self.rng;
-        let node = &mut self.nodes[id as usize - 1];
-        if node.driver.take().is_none() {
-            return Ok(());
-        }
-        node.life += 1;
-        (node.is_paused, node.is_wake_scheduled, node.crash_after) = (false, false, None);
-        (node.last_role, node.last_commit) = ((None, 0), 0);
-        node.inbox.clear();
-        node.waiting.clear();
-        node.reading.clear();
-        let unsynced = node.disk.unsynced_steps();
-        let survive = survive.unwrap_or_else(|| if rng.bool() { rng.usize(0..=unsynced) } else { 0 }).min(unsynced);
-        node.disk.lose_power(survive, |write, steps, hard, log| checks.landing(id, write, steps, hard, log))?;
-        let kept = if rng.bool() { node.machine.applied } else { rng.u64(node.machine.synced..=node.machine.applied) };
-        node.machine = Machine::replay(&checks.chosen()[..kept as usize]);
-        let last = node.disk.durable.last();
-        self.trace.note(id, What::Crashed, &[survive as u64, unsynced as u64, last.term, last.index]);
-        Ok(())
-    }
-
-    /// A paused node runs on.
-    pub(super) fn wake_up(&mut self, id: NodeId) -> Result<(), Breach> {
-        if !std::mem::take(&mut self.node_mut(id).is_paused) {
-            return Ok(());
-        }
-        self.trace.note(id, What::Resumed, &[]);
-        self.timer_fires(id)?;
-        self.run_node(id)
     }
 
     /// What the run has done so far.
@@ -683,96 +386,4 @@ impl World {
             trace: self.trace.lines(),
         })
     }
-}
-
-/// What the checks need to know of a node.
-pub(super) fn glance(driver: &Driver) -> Glance {
-    let raft = driver.raft();
-    Glance {
-        role: raft.role(),
-        term: raft.term,
-        commit: raft.commit,
-        applied: raft.applied,
-        persisted: raft.writes.persisted_index(),
-        last: raft.log.last(),
-    }
-}
-
-impl Node {
-    fn new(id: NodeId, template: &Config, founders: &[(NodeId, String)]) -> Self {
-        let config = Config { node: id, address: format!("n{id}"), founders: founders.to_vec(), ..template.clone() };
-        Self {
-            id,
-            life: 0,
-            driver: None,
-            disk: Disk::default(),
-            machine: Machine::default(),
-            is_paused: false,
-            crash_after: None,
-            config,
-            inbox: Vec::new(),
-            is_wake_scheduled: false,
-            timer_at: u64::MAX,
-            clock: Clock { rate: MILLION, ..Clock::default() },
-            last_role: (None, 0),
-            last_commit: 0,
-            waiting: VecDeque::new(),
-            reading: Vec::new(),
-        }
-    }
-
-    /// The time on the node's clock.
-    pub(super) fn local_time(&self, now: u64) -> Duration {
-        self.clock.local(now)
-    }
-
-    /// A proposal waits for its place. Places of an older term that were truncated may lie behind newer ones.
-    fn wait_for(&mut self, at: LogId, request: u64) {
-        let position = self.waiting.partition_point(|(other, _)| other.index <= at.index);
-        self.waiting.insert(position, (at, request));
-    }
-
-    /// Whether it has nothing left to do but to wait.
-    pub(super) fn is_idle(&self) -> bool {
-        self.inbox.is_empty() && self.machine.orders.is_empty() && self.disk.unsynced_steps() == 0
-    }
-}
-
-impl Machine {
-    fn replay(entries: &[Entry]) -> Self {
-        let mut machine = Self::default();
-        entries.iter().for_each(|entry| machine.apply(entry));
-        (machine.synced, machine.ordered) = (machine.applied, machine.applied);
-        machine
-    }
-
-    fn apply(&mut self, entry: &Entry) {
-        if let Some((_, key)) = decode(entry) {
-            self.written[key] = entry.index;
-        }
-        self.applied = entry.index;
-    }
-}
-
-/// Windows and timings: the smaller, the more often their limits are met.
-fn draw_config(rng: &mut Rng, options: &Options) -> Config {
-    let mut config = Config::new(1, "");
-    #[cfg(feature = "mutants")]
-    {
-        config.mutant = options.mutant;
-    }
-    if options.fault_permille == 0 {
-        return config;
-    }
-    let heartbeat = rng.u64(20..150);
-    config.heartbeat_interval = Duration::from_millis(heartbeat);
-    config.election_timeout_min = Duration::from_millis(heartbeat * rng.u64(3..8));
-    config.election_timeout_max = config.election_timeout_min * rng.u32(12..30) / 10;
-    config.max_inflight_messages = [1, 2, 4, 64][rng.usize(..4)];
-    config.max_inflight_bytes = [200, 2_000, 16 << 20][rng.usize(..3)];
-    config.max_message_bytes = [100, 400, 1 << 20][rng.usize(..3)];
-    config.max_unapplied_bytes = [500, 10_000, 64 << 20][rng.usize(..3)];
-    config.max_pending_reads = [2, 1 << 16][rng.usize(..2)];
-    config.tail_bytes = [0, 300, 3_000, 16 << 20][rng.usize(..4)];
-    config
 }

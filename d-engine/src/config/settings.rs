@@ -240,7 +240,8 @@ mod tests {
             })
             .collect();
         let mut keys: Vec<_> = SETTINGS.iter().map(|setting| setting.key.to_owned()).collect();
-        (fields.sort(), keys.sort());
+        fields.sort();
+        keys.sort();
         assert_eq!(fields, keys);
     }
 }

@@ -4,8 +4,8 @@
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let node = d_engine::start("./data").await?;
     node.put("k", "v").await?;
-    let value = node.get("k").await?;
-    assert_eq!(value.as_deref(), Some("v".as_bytes()));
+    let got = node.get("k").await?;
+    assert_eq!(got.value.as_deref(), Some(&b"v"[..]));
     node.shutdown().await?;
     Ok(())
 }

@@ -1,0 +1,225 @@
+//! serve: one node, until it is interrupted.
+//!
+//! Prints one line when it listens and one when it knows a leader; what happens later goes to the log on standard error.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use d_engine::mem::{MemKvStore, MemStorageEngine};
+use d_engine::{KvStateMachine, Node, NodeBuilder, NodeConfig, StartupError};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+use crate::output::{Failure, print, print_error};
+
+const DEFAULT_LISTEN: &str = "127.0.0.1:9081";
+/// How often the node is looked at for what its operator should know.
+const LOOK: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Directory of everything the node stores
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Node id, unique in the cluster
+    #[arg(long, value_name = "N")]
+    id: Option<String>,
+    /// Address to serve on; 127.0.0.1:9081 if nothing says otherwise
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Option<String>,
+    /// Address that peers and clients are told, if it is not the one to listen on
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
+    /// The members of a new cluster, this node included; has no effect once the directory belongs to a cluster
+    #[arg(long, value_name = "1=HOST:PORT,…")]
+    peers: Option<String>,
+    /// Where the log and the data are kept
+    #[arg(long, value_enum, default_value_t)]
+    engine: Engine,
+    /// Lets memory storage, which a restart empties, vote in a cluster of several nodes
+    #[arg(long)]
+    allow_unsafe_voters: bool,
+    /// Configuration file; the environment (D_ENGINE__SECTION__KEY) and flags win over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Any other key of the configuration
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE", value_parser = setting)]
+    settings: Vec<(String, String)>,
+    /// What to log, as in `info` or `d_engine=debug`
+    #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "warn")]
+    log: String,
+    /// Writes the log as JSON
+    #[arg(long)]
+    log_json: bool,
+    /// Ends when standard input does: a child that outlives nobody
+    #[arg(long, hide = true)]
+    exit_with_parent: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum Engine {
+    /// Files in the data directory, synced
+    #[default]
+    File,
+    /// Memory; a restart forgets everything
+    Mem,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write SECTION.KEY=VALUE, such as raft.heartbeat_interval_ms=50")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+pub(crate) async fn serve(arguments: Serve) -> Result<(), Failure> {
+    log_to_stderr(&arguments)?;
+    let config = arguments.load()?;
+    let id = config.node.id;
+    let listen = config.node.listen.clone().unwrap_or_default();
+    if arguments.data.is_none() && arguments.config.is_none() && arguments.engine == Engine::File {
+        print_error(format_args!("note: no --data; the node stores under ./{}", config.node.data_dir.display()));
+    }
+    if listen.parse::<SocketAddr>().is_ok_and(|address| !address.ip().is_loopback()) {
+        print_error(format_args!(
+            "WARNING: {listen} can be reached from the network, and there is no encryption and no authentication: whoever \
+             reaches it can read and change everything. Keep it inside a network you trust."
+        ));
+    }
+    let parent_gone = parent_gone(arguments.exit_with_parent);
+    let (stop, shutdown) = watch::channel(());
+    let node = arguments.start(config, shutdown).await.map_err(|error| start_failure(&error))?;
+    print(format_args!("node {id} listens on {listen}, process {}", std::process::id()));
+    tokio::select! {
+        () = interrupted() => {}
+        () = parent_gone => {}
+        () = accompany(&node) => {}
+    }
+    tracing::info!(node = id, "stopping");
+    drop(stop);
+    node.shutdown().await.map_err(|error| Failure::new(error).next("d-engine serve, once the cause is repaired"))
+}
+
+impl Serve {
+    /// The configuration with the flags as its top layer; all errors at once.
+    fn load(&self) -> Result<NodeConfig, Failure> {
+        let text = |key: &str, value: Option<String>| value.map(|value| (key.to_owned(), value));
+        let data = self.data.as_ref().map(|dir| dir.display().to_string());
+        let mut flags: Vec<(String, String)> = self.settings.clone();
+        flags.extend(text("node.data_dir", data));
+        flags.extend(text("node.id", self.id.clone()));
+        flags.extend(text("node.listen", self.listen.clone()));
+        flags.extend(text("node.advertise", self.advertise.clone()));
+        flags.extend(text("cluster.peers", self.peers.clone()));
+        if self.allow_unsafe_voters {
+            flags.push(("cluster.allow_unsafe_voters".to_owned(), "true".to_owned()));
+        }
+        // Where no file may say it, the default stands below the environment.
+        let default = self.config.is_none().then(|| ("D_ENGINE__NODE__LISTEN".to_owned(), DEFAULT_LISTEN.to_owned()));
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let config = NodeConfig::load(self.config.as_deref(), default.into_iter().chain(environment), flags)
+            .map_err(|errors| Failure::usage(errors).next("d-engine serve --help"))?;
+        let unset = config.node.listen.is_none();
+        Ok(if unset { config.listen(DEFAULT_LISTEN) } else { config })
+    }
+
+    async fn start(&self, config: NodeConfig, shutdown: watch::Receiver<()>) -> Result<Node, StartupError> {
+        let builder = match self.engine {
+            Engine::File => d_engine::open(config, shutdown).await?,
+            Engine::Mem => {
+                let machine = KvStateMachine::new(MemKvStore::new())
+                    .map_err(|source| StartupError::Storage { doing: "opening the state machine", source })?;
+                NodeBuilder::new(config, shutdown)
+                    .storage_engine(Arc::new(MemStorageEngine::new()))
+                    .state_machine(Arc::new(machine))
+            }
+        };
+        builder.start().await
+    }
+}
+
+fn log_to_stderr(arguments: &Serve) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&arguments.log)
+        .map_err(|error| Failure::usage(format!("--log: {error}")).next("d-engine serve --log info"))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    if arguments.log_json {
+        log.json().init()
+    } else {
+        log.init()
+    }
+    Ok(())
+}
+
+fn start_failure(error: &StartupError) -> Failure {
+    match error {
+        StartupError::Config(_) => Failure::usage(error).next("d-engine serve --help"),
+        StartupError::UnsafeVoter { .. } => Failure::usage(error).next("d-engine serve --engine file …"),
+        StartupError::Listen { .. } => Failure::new(error).next("d-engine serve --listen 127.0.0.1:PORT …"),
+        StartupError::Locked { .. } => Failure::new(error).next("d-engine status"),
+        _ => Failure::new(error).next("d-engine serve --data OTHER_DIR …"),
+    }
+}
+
+/// Tells the operator what matters; ends when the node has.
+async fn accompany(node: &Node) {
+    let mut leadership = node.watch_leadership();
+    let mut look = tokio::time::interval(LOOK);
+    look.tick().await;
+    let mut announced = false;
+    let mut told_failure = false;
+    loop {
+        let leader = *leadership.borrow_and_update();
+        if let (Some(id), false) = (leader.leader, announced) {
+            announced = true;
+            print(format_args!("node {}: node {id} leads in term {}", node.id(), leader.term));
+        }
+        tokio::select! {
+            changed = leadership.changed() => if changed.is_err() { return },
+            _ = look.tick() => {
+                let status = node.status();
+                if let (Some(failure), false) = (&status.failure, told_failure) {
+                    told_failure = true;
+                    print_error(format_args!("node {} no longer takes part: {failure}", node.id()));
+                }
+                if !status.waiting_for.is_empty() {
+                    let waiting: Vec<String> = status.waiting_for.iter().map(u64::to_string).collect();
+                    print_error(format_args!("node {} waits for these nodes to found the cluster: {}", node.id(), waiting.join(", ")));
+                }
+            }
+        }
+    }
+}
+
+/// Returns at Ctrl-C or SIGTERM.
+pub(crate) async fn interrupted() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = terminate.recv() => return,
+                ended = tokio::signal::ctrl_c() => if ended.is_ok() { return },
+            }
+        }
+    }
+    if tokio::signal::ctrl_c().await.is_err() {
+        // Without a handler the signal ends the process by itself.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Returns when standard input ends, if `wanted`.
+async fn parent_gone(wanted: bool) {
+    if !wanted {
+        return std::future::pending().await;
+    }
+    let (gone, waiting) = tokio::sync::oneshot::channel();
+    // A thread of its own: a read from standard input cannot be given up, and would hold a runtime's shutdown.
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        let _ = gone.send(());
+    });
+    let _ = waiting.await;
+}

@@ -1,0 +1,53 @@
+//! The demo checks itself, and leaves nothing behind.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use std::process::Stdio;
+
+use common::{children_of, d_engine, eventually, is_alive, run};
+use serde_json::Value;
+
+#[test]
+fn a_small_demo_finds_everything_right() {
+    let ran = run(&["demo", "--json", "--keys", "2000"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let found: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(found["ok"], true, "{ran:?}");
+    assert_eq!((&found["nodes"], &found["lost_writes"], &found["wrong_reads"]), (&3.into(), &0.into(), &0.into()));
+    assert_eq!(found["digests_equal"], true);
+    assert!(found["acked_writes"].as_u64().unwrap() >= 2200, "{ran:?}");
+    for measured in ["failover_ms", "writes_per_s", "reads_per_s", "unknown_writes", "election_timeout_max_ms"] {
+        assert!(found[measured].is_u64(), "{measured} in {ran:?}");
+    }
+}
+
+#[test]
+fn an_interrupted_demo_says_so_and_removes_its_files() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut command = d_engine(&["demo", "--json", "--keys", "5000000"]);
+    let child = command.env("TMPDIR", temporary.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = child.id();
+    eventually("the nodes run", || children_of(pid).len() == 3);
+    let nodes = children_of(pid);
+    assert!(std::process::Command::new("kill").args(["-TERM", &pid.to_string()]).status().unwrap().success());
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("interrupted"));
+    eventually("no node is left", || nodes.iter().all(|node| !is_alive(*node)));
+    assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn nodes_end_with_a_demo_that_is_killed() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut command = d_engine(&["demo", "--json", "--keys", "5000000"]);
+    let mut child =
+        command.env("TMPDIR", temporary.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    eventually("the nodes run", || children_of(child.id()).len() == 3);
+    let nodes = children_of(child.id());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    eventually("no node is left", || nodes.iter().all(|node| !is_alive(*node)));
+}

@@ -1,0 +1,7 @@
+//! Whole conversations over real sockets on 127.0.0.1, with a fake node behind the server.
+
+mod calls;
+mod fake;
+mod links;
+mod throughput;
+mod unary;

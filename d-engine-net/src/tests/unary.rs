@@ -1,0 +1,93 @@
+//! The unary services, as people of other languages use them.
+
+use bytes::Bytes;
+use tonic::Code;
+use tonic::transport::Channel;
+
+use super::fake::{FakeServer, VALUE_LEN_MAX};
+use crate::channel::dial;
+use crate::convert::{status_from_wire, status_to_error};
+use crate::generated::v1::cluster_client::ClusterClient;
+use crate::generated::v1::kv_client::KvClient;
+use crate::generated::v1::{self, GetRequest, PutRequest};
+use crate::{ClientError, LeaderHint, NodeService as _, Reason};
+
+async fn start() -> (FakeServer, Channel) {
+    let server = FakeServer::start().await;
+    let channel = dial(&server.address).await.unwrap();
+    (server, channel)
+}
+
+fn put(key: &'static str, value: impl Into<Bytes>) -> PutRequest {
+    PutRequest { key: Bytes::from_static(key.as_bytes()), value: value.into() }
+}
+
+#[tokio::test]
+async fn every_operation_goes_there_and_back() {
+    let (server, channel) = start().await;
+    let mut kv = KvClient::new(channel.clone());
+    let at = kv.put(put("k", "v")).await.unwrap().into_inner().at.unwrap();
+    assert_eq!((at.term, at.index, at.revision), (7, 1, 1));
+    let key = Bytes::from_static(b"k");
+    let got = kv.get(GetRequest { key: key.clone(), mode: 0 }).await.unwrap().into_inner();
+    assert_eq!((&got.record.unwrap().value[..], got.at.unwrap().revision), (&b"v"[..], 1));
+    let swap = v1::CompareAndSwapRequest { key: key.clone(), expected: None, value: Some(Bytes::from_static(b"w")) };
+    let swapped = kv.compare_and_swap(swap).await.unwrap().into_inner();
+    assert_eq!((swapped.succeeded, swapped.current), (false, Some(Bytes::from_static(b"v"))));
+    let listed = kv.range(v1::RangeRequest::default()).await.unwrap().into_inner();
+    assert_eq!((listed.records.len(), listed.more), (1, false));
+    let deleted = kv.delete(v1::DeleteRequest { key: key.clone() }).await.unwrap().into_inner();
+    assert!(deleted.existed);
+    let got = kv.get(GetRequest { key, mode: 1 }).await.unwrap().into_inner();
+    assert_eq!(got.record, None);
+    let status = ClusterClient::new(channel).status(v1::StatusRequest {}).await.unwrap().into_inner().status;
+    assert_eq!(status_from_wire(status.unwrap()).unwrap(), server.node.status());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn every_error_has_its_code_and_its_detail() {
+    let (server, channel) = start().await;
+    let mut kv = KvClient::new(channel);
+    let leader = Some(LeaderHint { node: 2, address: "b:2".to_owned() });
+    let errors = [
+        (ClientError::NotLeader { leader }, Code::FailedPrecondition),
+        (ClientError::Busy, Code::ResourceExhausted),
+        (ClientError::Unknown, Code::DeadlineExceeded),
+        (ClientError::unavailable("no quorum"), Code::Unavailable),
+        (ClientError::ShuttingDown, Code::Unavailable),
+    ];
+    for (error, code) in errors {
+        server.node.fail_with(error.clone());
+        let status = kv.put(put("k", "v")).await.unwrap_err();
+        assert_eq!((status.code(), status_to_error(&status)), (code, Some(error.clone())));
+        if matches!(error, ClientError::NotLeader { .. }) {
+            assert_eq!(status.metadata().get("d-engine-leader").unwrap(), "b:2");
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn wrong_requests_are_invalid_arguments_that_name_the_limit() {
+    let (server, channel) = start().await;
+    let mut kv = KvClient::new(channel);
+    let status = kv.put(put("", "v")).await.unwrap_err();
+    assert_eq!(status_to_error(&status), Some(Reason::EmptyKey.into()));
+    let status = kv.put(put("k", vec![0; VALUE_LEN_MAX + 1])).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("1048577 bytes; this server accepts at most 1048576"), "{status}");
+    let status = kv.get(GetRequest { key: Bytes::from_static(b"k"), mode: 9 }).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_under_way_ends_with_the_server() {
+    let (server, channel) = start().await;
+    *crate::peer::lock(&server.node.silent) = true;
+    let call = tokio::spawn(async move { KvClient::new(channel).put(put("k", "v")).await });
+    server.node.arrived.notified().await;
+    server.stop().await;
+    assert_eq!(status_to_error(&call.await.unwrap().unwrap_err()), Some(ClientError::Unknown));
+}

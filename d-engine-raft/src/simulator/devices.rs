@@ -1,0 +1,138 @@
+//! What a node's disk and state machine do with what they are told, and when.
+
+use d_engine_core::Entry;
+
+use super::Breach;
+use super::faults::Fault;
+use super::trace::What;
+use super::world::{Happening, World};
+use crate::{Event, NodeId};
+
+impl World {
+    /// Begins to sync what waits, unless a sync is under way.
+    pub(super) fn begin_sync(&mut self, id: NodeId) {
+        let after = self.profile.sync_time(&mut self.rng);
+        let node = self.node_mut(id);
+        if node.disk.wants_sync() {
+            node.disk.begin_sync();
+            let life = node.life;
+            self.schedule(after, Happening::Synced { node: id, life });
+        }
+    }
+
+    pub(super) fn synced(&mut self, id: NodeId) -> Result<(), Breach> {
+        let checks = &mut self.checks;
+        let node = &mut self.nodes[id as usize - 1];
+        if !node.disk.is_syncing() || node.disk.stalled {
+            return Ok(());
+        }
+        let done = node.disk.complete_sync(|write, steps, hard, log| checks.landing(id, write, steps, hard, log))?;
+        let last = node.disk.durable.last();
+        self.begin_sync(id);
+        match done {
+            Some(seq) => {
+                self.trace.note(id, What::Persisted, &[seq, last.index, last.term]);
+                self.give(id, Event::Persisted { seq })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A stalled disk goes on.
+    pub(super) fn unstall(&mut self, id: NodeId) -> Result<(), Breach> {
+        let disk = &mut self.node_mut(id).disk;
+        if !std::mem::take(&mut disk.stalled) {
+            return Ok(());
+        }
+        if disk.is_syncing() { self.synced(id) } else { Ok(()) }
+    }
+
+    pub(super) fn read_log(
+        &mut self,
+        id: NodeId,
+        ticket: u64,
+        first: u64,
+        last: u64,
+        max_bytes: usize,
+    ) -> Result<(), Breach> {
+        let entries = if self.profile.fails_to_read(&mut self.rng) {
+            self.faults.add(Fault::ReadError);
+            Err("the simulated disk cannot read this".to_owned())
+        } else {
+            Ok(self.node(id).disk.read(first, last, max_bytes))
+        };
+        let count = entries.as_ref().map_or(0, Vec::len) as u64;
+        self.trace.note(id, What::LogRead, &[first, count]);
+        self.give(id, Event::LogRead { ticket, entries })
+    }
+
+    /// The node tells its state machine to apply.
+    pub(super) fn order(&mut self, id: NodeId, first: u64, last: u64, entries: Vec<Entry>) -> Result<(), Breach> {
+        self.trace.note(id, What::Applying, &[first, last]);
+        self.checks.applying(self.node(id), last)?;
+        let machine = &mut self.node_mut(id).machine;
+        if first != machine.ordered + 1 || last < first {
+            let detail = format!("node {id} applies {first}..={last} after {}", machine.ordered);
+            return Err(Breach::new("Entries Are Applied In Order", detail));
+        }
+        machine.ordered = last;
+        machine.orders.push_back((first, last, entries));
+        if machine.orders.len() == 1 {
+            self.begin_apply(id);
+        }
+        Ok(())
+    }
+
+    pub(super) fn begin_apply(&mut self, id: NodeId) {
+        let after = self.rng.u64(10..1_000);
+        let life = self.node(id).life;
+        self.schedule(after, Happening::Apply { node: id, life });
+    }
+
+    pub(super) fn apply(&mut self, id: NodeId) -> Result<(), Breach> {
+        let syncs = self.rng.u8(..4) == 0;
+        let node = &mut self.nodes[id as usize - 1];
+        let Some((first, last, mut entries)) = node.machine.orders.pop_front() else { return Ok(()) };
+        if entries.is_empty() {
+            entries = node.disk.read(first, last, usize::MAX);
+        }
+        if !entries.iter().map(|entry| entry.index).eq(first..=last) {
+            let detail = format!("node {id} is to apply {first}..={last} but is given other entries");
+            return Err(Breach::new("Entries Are Applied In Order", detail));
+        }
+        for entry in &entries {
+            self.checks.applied(id, entry)?;
+            node.machine.apply(entry);
+        }
+        if syncs {
+            node.machine.synced = last;
+        }
+        let has_more = !node.machine.orders.is_empty();
+        if has_more {
+            self.begin_apply(id);
+        }
+        self.trace.note(id, What::Applied, &[last]);
+        self.answer(id)?;
+        self.give(id, Event::Applied { index: last })
+    }
+
+    /// Answers the clients whose index has been applied.
+    pub(super) fn answer(&mut self, id: NodeId) -> Result<(), Breach> {
+        let node = &mut self.nodes[id as usize - 1];
+        let machine = &node.machine;
+        while let Some((at, request)) = node.waiting.pop_front_if(|(at, _)| at.index <= machine.applied) {
+            let entry = &self.checks.chosen()[at.index as usize - 1];
+            self.clients.applied(request, at, entry)?;
+        }
+        let mut at = 0;
+        while at < node.reading.len() {
+            if node.reading[at].0 <= machine.applied {
+                let (_, request) = node.reading.swap_remove(at);
+                self.clients.read_done(request, machine.applied, &machine.written)?;
+            } else {
+                at += 1;
+            }
+        }
+        Ok(())
+    }
+}
