@@ -40,7 +40,8 @@ fn main() -> ExitCode {
     }
     let total = &report.total;
     println!(
-        "{} seeds, {} steps in {:.1} s, {:.1} h simulated, {} elections, {} committed, {} acknowledged, {} reads",
+        "{} seeds, {} steps in {:.1} s, {:.1} h simulated, {} elections, {} committed, {} acknowledged, {} reads, {} changes, {} transfers, \
+         {} snapshots made, {} installed",
         report.seeds,
         total.steps,
         began.elapsed().as_secs_f64(),
@@ -48,7 +49,11 @@ fn main() -> ExitCode {
         total.elections,
         total.committed,
         total.acknowledged,
-        total.reads
+        total.reads,
+        total.changes,
+        total.transfers,
+        total.snapshots,
+        total.installed
     );
     println!("longest until settled: {:.3} s, seed {}", total.settled_after.as_secs_f64(), report.slowest_seed);
     println!("faults: {}", total.faults);

@@ -51,6 +51,8 @@ pub struct Config {
 
 /// The newest feature level that this build understands.
 pub(crate) const FEATURE_LEVEL: u32 = 1;
+/// The feature level that every cluster begins with; its leader raises it once every member offers more.
+pub(crate) const FIRST_FEATURE_LEVEL: u32 = 1;
 /// Entries that may be unapplied at a leader; their sizes are kept in memory.
 pub(crate) const MAX_UNAPPLIED_ENTRIES: u64 = 1 << 16;
 

@@ -112,6 +112,8 @@ pub enum Event {
     PeerHello {
         /// The peer.
         from: NodeId,
+        /// Its data directory.
+        incarnation: u128,
         /// Newest feature level that it understands.
         feature_level: u32,
     },
@@ -283,7 +285,9 @@ impl Driver {
                 }
                 Input::SnapshotInstalled { last_included, ok }
             }
-            Event::PeerHello { from, feature_level } => Input::PeerHello { from, feature_level },
+            Event::PeerHello { from, incarnation, feature_level } => {
+                Input::PeerHello { from, incarnation, feature_level }
+            }
             Event::Unreachable { to } => Input::Unreachable { to },
             Event::Timeout => Input::Timeout,
         };

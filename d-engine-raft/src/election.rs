@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use d_engine_core::LogId;
 
-use crate::membership::has_quorum;
+use crate::membership::{deciding, has_quorum};
 use crate::raft::{Part, Raft};
 use crate::writes::Promise;
 use crate::{Body, Mutant, NodeId, VoteRequest};
@@ -24,9 +24,14 @@ impl Raft {
         self.election_at = self.now + min + Duration::from_micros(self.rng.u64(0..spread.max(1)));
     }
 
-    /// Only a voter of its own latest configuration campaigns.
+    /// Only a voter campaigns: of its latest configuration, or of one before it as long as the latest may not have
+    /// committed (§4.2.2). Whoever appended its own removal may hold the only log that the remaining voters accept.
     pub(crate) fn may_campaign(&self) -> bool {
-        self.is_member() && self.membership().is_some_and(|membership| membership.is_voter(self.config.node))
+        let commit = if self.config.breaks(Mutant::RemovedNeverCampaigns) { u64::MAX } else { self.commit };
+        self.log.possible_memberships(commit).any(|membership| {
+            let member = membership.member(self.config.node);
+            member.is_some_and(|m| m.incarnation == self.identity.incarnation) && membership.is_voter(self.config.node)
+        })
     }
 
     pub(crate) fn is_only_voter(&self) -> bool {
@@ -36,6 +41,9 @@ impl Raft {
     /// Whether a leader was heard within the minimum election timeout (§4.2.3). A node that has just started counts as
     /// having just heard one: it may have, before the restart.
     pub(crate) fn is_protecting_leader(&self) -> bool {
+        if self.config.breaks(Mutant::NoStickiness) {
+            return false;
+        }
         matches!(self.part, Part::Leader(_))
             || self.heard_at.is_some_and(|heard| self.now < heard + self.config.election_timeout_min)
     }
@@ -56,7 +64,7 @@ impl Raft {
 
     /// Asks for votes in a new term (§3.4). The requests leave once the own vote is durable.
     pub(crate) fn campaign(&mut self, transfer: bool) {
-        assert!(self.may_campaign(), "only a voter of its own latest configuration campaigns");
+        assert!(self.may_campaign(), "only a voter campaigns");
         self.follow(None);
         self.term += 1;
         self.voted_for = Some(self.config.node);
@@ -107,6 +115,9 @@ impl Raft {
         if !(is_passive && vote_is_free && self.leader.is_none() && is_up_to_date) {
             return self.send(from, Body::VoteReply { granted: false });
         }
+        if self.config.breaks(Mutant::TermAndVoteSavedApart) {
+            self.promise(from, Body::VoteReply { granted: true });
+        }
         if self.voted_for.is_none() {
             self.voted_for = Some(from);
             self.stage_hard_state();
@@ -128,6 +139,7 @@ impl Raft {
     fn tally(&mut self) {
         let (Part::PreCandidate(ballot) | Part::Candidate(ballot)) = &self.part else { return };
         let Some(membership) = self.membership() else { return };
+        let membership = &*deciding(membership, &self.config);
         let won = has_quorum(membership, |node| ballot.granted.contains(&node));
         let lost = !has_quorum(membership, |node| !ballot.refused.contains(&node));
         match &self.part {

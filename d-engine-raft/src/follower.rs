@@ -9,7 +9,7 @@ impl Raft {
     pub(crate) fn on_append(&mut self, from: NodeId, term: u64, append: Append) {
         let (session, round) = (append.session, append.round);
         let reply = |outcome| Body::AppendReply(AppendReply { session, round, outcome });
-        if term < self.term {
+        if term < self.term && !self.config.breaks(Mutant::AcceptStaleTerm) {
             return self.send(from, reply(AppendOutcome::Stale));
         }
         let is_rival = self.leader.is_some_and(|leader| leader != from);
@@ -26,7 +26,8 @@ impl Raft {
                 self.maybe_join();
                 self.verified = self.verified.max(matched);
                 self.acknowledge(from, session, round, matched, is_heartbeat);
-                self.follow_commit(commit.min(matched));
+                let beyond = self.config.breaks(Mutant::CommitBeyondMessageEnd);
+                self.follow_commit(commit.min(if beyond { self.log.last().index } else { matched }));
             }
             Err(Refusal::Mismatch { prev, hint }) => self.send(from, reply(AppendOutcome::Rejected { prev, hint })),
             Err(Refusal::Bad) => self.bad_message(),
@@ -87,7 +88,11 @@ impl Raft {
         let by_index = self.config.breaks(Mutant::PersistedByIndexOnly);
         let earlier = self.writes.stage_truncate(from, self.now, self.log.last().index, by_index);
         self.actions.extend(earlier.map(crate::Action::Write));
-        self.log.truncate(from);
+        if self.config.breaks(Mutant::MembershipNotRolledBack) {
+            self.log.truncate_entries(from);
+        } else {
+            self.log.truncate(from);
+        }
         self.on_membership_changed();
         Ok(())
     }

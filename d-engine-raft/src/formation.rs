@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use d_engine_core::{ClusterSettings, Entry, EntryKind, Member, MemberKind, Membership};
 
+use crate::config::FIRST_FEATURE_LEVEL;
 use crate::raft::{Part, Raft};
 use crate::writes::Promise;
 use crate::{Body, NodeId};
@@ -55,7 +56,7 @@ impl Raft {
         let settings = ClusterSettings::new(
             self.config.election_timeout_min.as_millis() as u64,
             self.config.clock_drift_ppm,
-            self.config.feature_level,
+            FIRST_FEATURE_LEVEL,
         );
         let membership = Membership::new(self.new_cluster, members, settings);
         let entry = formation_entry(&membership);
@@ -85,10 +86,6 @@ impl Raft {
         self.reset_election_timer();
         if self.is_only_voter() {
             return self.on_election_timeout();
-        }
-        if self.identity.cluster != 0 {
-            // A leader has welcomed this directory; if its entries became durable and the hard state did not, go on.
-            return self.maybe_join();
         }
         if let Some(membership) = self.log.formation().cloned() {
             let is_lowest = membership.members.first().is_some_and(|member| member.node == self.config.node);
@@ -199,6 +196,10 @@ impl Raft {
         if !self.identity.formed && self.log.last().index > 0 {
             self.identity = self.identity.form(self.identity.cluster);
             self.stage_hard_state();
+            if matches!(self.part, Part::Unformed(_)) {
+                self.part = Part::Follower;
+                self.reset_election_timer();
+            }
         }
     }
 

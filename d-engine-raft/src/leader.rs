@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use d_engine_core::{Entry, EntryKind, LogId};
+use d_engine_core::{Entry, EntryKind, LogId, Member};
 
 use crate::config::MAX_UNAPPLIED_ENTRIES;
 use crate::lease::Lease;
 use crate::log::Log;
-use crate::membership::quorum_value;
+use crate::membership::{deciding, quorum_value};
 use crate::progress::{Flow, Progress};
 use crate::raft::{Action, Part, Raft, Rejection};
 use crate::read::LeaderReads;
@@ -39,7 +39,9 @@ impl Raft {
         assert!(matches!(self.part, Part::Candidate(_)), "only a candidate wins an election");
         assert!(self.voted_for == Some(self.config.node), "a leader has its own vote");
         let last = self.log.last().index;
-        let peers = self.others().into_iter().map(|node| (node, Progress::new(last, 1, self.now))).collect();
+        let members = self.membership().map_or(&[][..], |membership| &membership.members);
+        let others = members.iter().filter(|member| member.node != self.config.node);
+        let peers = others.map(|m| (m.node, Progress::new(m.incarnation, last, 1, self.now))).collect();
         self.leader = Some(self.config.node);
         self.part = Part::Leader(Box::new(Leader {
             peers,
@@ -56,17 +58,20 @@ impl Raft {
     }
 
     /// What the handshake with a peer said it understands.
-    pub(crate) fn on_peer_hello(&mut self, from: NodeId, feature_level: u32) {
-        self.offered_levels.insert(from, feature_level);
+    pub(crate) fn on_peer_hello(&mut self, from: NodeId, incarnation: u128, feature_level: u32) {
+        self.offered_levels.insert(from, (incarnation, feature_level));
     }
 
     /// Raises the cluster's feature level once every member, learners too, understands a higher one; never lowers it.
     fn maybe_raise_feature_level(&mut self) {
         let Some(membership) = self.membership() else { return };
-        let own = (self.config.node, self.config.feature_level);
-        let offered =
-            |node: NodeId| if node == own.0 { own.1 } else { self.offered_levels.get(&node).copied().unwrap_or(0) };
-        let level = membership.members.iter().map(|member| offered(member.node)).min().unwrap_or(0);
+        let own = (self.identity.incarnation, self.config.feature_level);
+        let offered = |member: &Member| {
+            let offer =
+                if member.node == self.config.node { Some(&own) } else { self.offered_levels.get(&member.node) };
+            offer.filter(|offer| offer.0 == member.incarnation).map_or(0, |offer| offer.1)
+        };
+        let level = membership.members.iter().map(offered).min().unwrap_or(0);
         if level <= membership.settings.feature_level {
             return;
         }
@@ -159,7 +164,8 @@ impl Raft {
                 self.actions.push_back(Action::SendSnapshot { to, session, term: self.term });
             }
             if std::mem::take(&mut progress.must_send) {
-                if !progress.has_answered {
+                // It may have answered and forgotten the welcome in a crash; what it acknowledged it does not forget.
+                if progress.matched == 0 {
                     let body = Body::Welcome { cluster: self.identity.cluster };
                     let incarnation = self.identity.incarnation;
                     let message = Message { term: self.term, incarnation, group: 0, body };
@@ -194,6 +200,9 @@ impl Raft {
                 AppendOutcome::Rejected { prev, hint } => {
                     leader.sessions += 1;
                     rewind(&self.log, progress, leader.sessions, prev, hint);
+                    if self.config.breaks(Mutant::RejectionMovesMatch) && hint.index < progress.next {
+                        progress.matched = progress.matched.max(hint.index.min(progress.next - 1));
+                    }
                 }
             }
         }
@@ -207,7 +216,7 @@ impl Raft {
         let (Part::Leader(leader), Some(membership)) = (&self.part, self.log.membership()) else { return };
         let unpersisted = self.config.breaks(Mutant::LeaderCountsUnpersisted);
         let own = if unpersisted { self.log.last().index } else { self.writes.persisted_index() };
-        let held = quorum_value(membership, |node| {
+        let held = quorum_value(&deciding(membership, &self.config), |node| {
             if node == self.config.node { own } else { leader.peers.get(&node).map_or(0, |progress| progress.matched) }
         });
         let is_own_term =
@@ -242,15 +251,19 @@ impl Raft {
 
     /// The newest configuration is another one: follow it.
     pub(crate) fn on_membership_changed(&mut self) {
-        let members = self.others();
-        let last = self.log.last().index;
-        let Part::Leader(leader) = &mut self.part else { return };
-        leader.peers.retain(|node, _| members.contains(node));
+        let (last, own) = (self.log.last().index, self.config.node);
+        let (Part::Leader(leader), Some(membership)) = (&mut self.part, self.log.membership()) else { return };
         let Leader { peers, sessions, .. } = &mut **leader;
-        for node in members {
-            peers.entry(node).or_insert_with(|| {
+        let inherits = self.config.breaks(Mutant::ProgressSurvivesReplacement);
+        // Another directory under the same id is another follower: nothing is known of it.
+        let stays = |node: &NodeId, progress: &mut Progress| {
+            membership.member(*node).is_some_and(|member| inherits || member.incarnation == progress.incarnation)
+        };
+        peers.retain(stays);
+        for member in membership.members.iter().filter(|member| member.node != own) {
+            peers.entry(member.node).or_insert_with(|| {
                 *sessions += 1;
-                Progress::new(last, *sessions, self.now)
+                Progress::new(member.incarnation, last, *sessions, self.now)
             });
         }
     }

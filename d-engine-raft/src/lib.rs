@@ -39,7 +39,7 @@ pub use membership::{has_quorum, quorum_value};
 pub use message::{Append, AppendOutcome, AppendReply, Body, Message, VoteRequest};
 pub use mutants::Mutant;
 pub use raft::{Action, Input, Raft, Rejection, Write};
-pub use start::{Boot, Restored, StartError};
+pub use start::{Boot, Restored, Resume, StartError};
 pub use status::{PeerStatus, Role, Status};
 
 /// Node id, chosen by the operator; unique in its cluster.

@@ -100,6 +100,14 @@ impl Log {
         self.memberships.last().or(self.base.as_ref()).map(|(index, membership)| (*index, membership))
     }
 
+    /// The newest configuration up to `commit` and all after it, newest first: one of them is in force.
+    pub(crate) fn possible_memberships(&self, commit: u64) -> impl Iterator<Item = &Membership> {
+        let all = self.memberships.iter().rev().chain(self.base.as_ref());
+        let mut is_older = false;
+        all.take_while(move |(index, _)| !std::mem::replace(&mut is_older, *index <= commit))
+            .map(|(_, membership)| membership)
+    }
+
     /// The entry that formed the cluster, if it is still in the log.
     pub(crate) fn formation(&self) -> Option<&Membership> {
         self.memberships
@@ -130,6 +138,13 @@ impl Log {
 
     /// Removes the entries from `from` on.
     pub(crate) fn truncate(&mut self, from: u64) {
+        self.truncate_entries(from);
+        let index = self.last.index;
+        self.memberships.truncate(self.memberships.partition_point(|(at, _)| *at <= index));
+    }
+
+    /// Removes the entries from `from` on, not the configurations among them.
+    pub(crate) fn truncate_entries(&mut self, from: u64) {
         assert!(from > self.purged.index, "the purged part of the log is committed and never truncated");
         while self.last.index >= from {
             let freed = self.size_at(self.last.index).unwrap_or(0);
@@ -139,7 +154,6 @@ impl Log {
         }
         let index = self.last.index;
         self.runs.truncate(self.runs.partition_point(|run| run.index <= index));
-        self.memberships.truncate(self.memberships.partition_point(|(at, _)| *at <= index));
         self.last.term = self.runs.last().map_or(self.purged.term, |run| run.term);
     }
 

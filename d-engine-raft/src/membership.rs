@@ -1,14 +1,25 @@
 //! Quorums: one piece of code decides votes, commits, read rounds and whether a leader is still connected.
 
+use std::borrow::Cow;
+
 use d_engine_core::Membership;
 
-use crate::NodeId;
+use crate::change::leave_joint;
+use crate::{Config, Mutant, NodeId};
 
 /// The largest value that a quorum of the configuration has reached; absent voters count as zero. A joint configuration
 /// needs a majority of both halves (§4.3). Zero without voters.
 pub fn quorum_value(membership: &Membership, value: impl Fn(NodeId) -> u64) -> u64 {
     let new = majority_value(membership.voters(), &value);
     if membership.is_joint() { new.min(majority_value(membership.old_voters(), &value)) } else { new }
+}
+
+/// The configuration that decides: itself, unless the rule that it does is broken.
+pub(crate) fn deciding<'a>(membership: &'a Membership, config: &Config) -> Cow<'a, Membership> {
+    if config.breaks(Mutant::JointUsesOneMajority) && membership.is_joint() {
+        return Cow::Owned(leave_joint(membership));
+    }
+    Cow::Borrowed(membership)
 }
 
 /// Whether a quorum of the configuration fulfils `holds`.

@@ -30,6 +30,50 @@ pub enum Mutant {
     ReleaseHeldAcrossTerms,
     /// Completions of overwritten entries count for their replacements (the ABA of asynchronous appends).
     PersistedByIndexOnly,
+    /// A joint configuration decides by its new half alone (§4.3).
+    JointUsesOneMajority,
+    /// C_new is appended before the joint configuration has committed (§4.3).
+    LeaveJointBeforeCommitted,
+    /// Changes begin before the leader has committed in its term (the bug of 2015).
+    ChangeBeforeOwnTermCommit,
+    /// Changes begin before the one before them has committed.
+    ChangeFromUncommittedConfig,
+    /// A configuration stays in force although its entry was truncated.
+    MembershipNotRolledBack,
+    /// An installed snapshot does not bring its configuration.
+    SnapshotKeepsOldMembership,
+    /// The log is purged up to what is applied, not to what the snapshot holds.
+    PurgeBeyondSnapshot,
+    /// The log is purged before the state machine has installed the snapshot.
+    InstallPurgesBeforeMachine,
+    /// A snapshot is installed before the term it came in is durable.
+    InstallBeforeHardState,
+    /// Another data directory under the same id inherits what its predecessor acknowledged.
+    ProgressSurvivesReplacement,
+    /// Answers of data directories that the membership does not name are counted.
+    CountStrangerIncarnation,
+    /// A node whose removal may not have committed does not campaign (§4.2.2).
+    RemovedNeverCampaigns,
+    /// The lease counts from the confirmation, not from the sending, of a round.
+    LeaseFromConfirmation,
+    /// A leader that told another one to campaign keeps its lease.
+    LeaseSurvivesTransfer,
+    /// Voters that hear a leader grant votes to others (§4.2.3).
+    NoStickiness,
+    /// A voter that has just started does not count as having heard a leader.
+    VoteAtStartInsideLease,
+    /// Followers commit up to the leader's commit index although their log may differ behind the message.
+    CommitBeyondMessageEnd,
+    /// Entries are applied before they are durable here.
+    ApplyBeforePersisted,
+    /// A vote is given when its term is durable; the vote itself follows.
+    TermAndVoteSavedApart,
+    /// A rejection with a hint counts as an acknowledgement of the hint.
+    RejectionMovesMatch,
+    /// Reads join the confirmation round that is under way.
+    ReadJoinsRoundUnderWay,
+    /// Entries of leaders of older terms are accepted.
+    AcceptStaleTerm,
 }
 
 impl Mutant {
@@ -46,6 +90,28 @@ impl Mutant {
         Self::ReadBeforeNoop,
         Self::ReleaseHeldAcrossTerms,
         Self::PersistedByIndexOnly,
+        Self::JointUsesOneMajority,
+        Self::LeaveJointBeforeCommitted,
+        Self::ChangeBeforeOwnTermCommit,
+        Self::ChangeFromUncommittedConfig,
+        Self::MembershipNotRolledBack,
+        Self::SnapshotKeepsOldMembership,
+        Self::PurgeBeyondSnapshot,
+        Self::InstallPurgesBeforeMachine,
+        Self::InstallBeforeHardState,
+        Self::ProgressSurvivesReplacement,
+        Self::CountStrangerIncarnation,
+        Self::RemovedNeverCampaigns,
+        Self::LeaseFromConfirmation,
+        Self::LeaseSurvivesTransfer,
+        Self::NoStickiness,
+        Self::VoteAtStartInsideLease,
+        Self::CommitBeyondMessageEnd,
+        Self::ApplyBeforePersisted,
+        Self::TermAndVoteSavedApart,
+        Self::RejectionMovesMatch,
+        Self::ReadJoinsRoundUnderWay,
+        Self::AcceptStaleTerm,
     ];
 }
 

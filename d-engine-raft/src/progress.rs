@@ -18,6 +18,8 @@ pub(crate) enum Flow {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Progress {
+    /// The follower's data directory.
+    pub(crate) incarnation: u128,
     /// Highest index known to equal the leader's log, durably. Never goes back within a term.
     pub(crate) matched: u64,
     /// Next index to send.
@@ -41,8 +43,9 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// A follower about which nothing is known; probing begins at the end of the log.
-    pub(crate) fn new(last: u64, session: u64, now: Duration) -> Self {
+    pub(crate) fn new(incarnation: u128, last: u64, session: u64, now: Duration) -> Self {
         Self {
+            incarnation,
             matched: 0,
             next: last + 1,
             flow: Flow::Probe,
@@ -80,7 +83,8 @@ impl Progress {
                 self.flow = Flow::Replicate;
                 self.next = self.matched + 1;
             }
-            Flow::Snapshot => {}
+            // The snapshot's answer ends this; what has matched meanwhile is not sent again.
+            Flow::Snapshot => self.next = self.next.max(self.matched + 1),
         }
     }
 

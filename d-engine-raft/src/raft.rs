@@ -41,8 +41,8 @@ pub struct Raft {
     pub(crate) verified: u64,
     /// Replication stream of the present leader's newest message.
     pub(crate) leader_session: u64,
-    /// What peers understand, by their handshakes.
-    pub(crate) offered_levels: BTreeMap<NodeId, u32>,
+    /// What the data directories of peers understand, by their handshakes.
+    pub(crate) offered_levels: BTreeMap<NodeId, (u128, u32)>,
     /// A snapshot on its way into the state machine: nothing is applied meanwhile.
     pub(crate) installing: Option<Installing>,
     /// Replication stream and end of the newest acknowledgement that waits for the disk, or has waited.
@@ -92,7 +92,7 @@ impl Raft {
             commit: applied,
             applied,
             apply_sent: applied,
-            heard_at: Some(now),
+            heard_at: Some(now).filter(|_| !config.breaks(crate::Mutant::VoteAtStartInsideLease)),
             election_at: now,
             verified: 0,
             leader_session: 0,
@@ -159,7 +159,9 @@ impl Raft {
             }
             Input::SnapshotInstalled { last_included, ok } => self.on_snapshot_installed(last_included, ok),
             Input::NotSent { to, session, fitting } => self.on_not_sent(to, session, fitting),
-            Input::PeerHello { from, feature_level } => self.on_peer_hello(from, feature_level),
+            Input::PeerHello { from, incarnation, feature_level } => {
+                self.on_peer_hello(from, incarnation, feature_level);
+            }
             Input::Unreachable { to } => self.on_unreachable(to),
             Input::Timeout => self.on_timeout(),
         }
@@ -238,7 +240,7 @@ impl Raft {
             Body::ReadIndex { nonce, counter } => self.on_read_index(from, nonce, counter),
             Body::TimeoutNow { session } => self.on_timeout_now(from, term, session),
             // The asker's configuration decides which answers count (raft §4.1).
-            _ if !counts => self.bad_message(),
+            _ if !counts && !self.config.breaks(crate::Mutant::CountStrangerIncarnation) => self.bad_message(),
             Body::PreVoteReply { round, granted } => self.on_pre_vote_reply(from, round, granted),
             Body::VoteReply { granted } if term == self.term => self.on_vote_reply(from, granted),
             Body::AppendReply(reply) if term == self.term => self.on_append_reply(from, reply),
@@ -265,6 +267,9 @@ impl Raft {
                 Promise::Send { to, message } => self.actions.push_back(Action::Send { to, message }),
                 Promise::OwnVote => self.on_own_vote(),
                 Promise::Formed => self.on_formed(),
+                Promise::Install(last_included) => {
+                    self.actions.push_back(Action::InstallSnapshot { last_included });
+                }
             }
         }
     }
@@ -291,7 +296,9 @@ impl Raft {
     /// Hands out what is committed and durable here. `Apply` never passes the node's own persisted index, so a
     /// `last_applied` beyond the log at start proves a lost log.
     pub(crate) fn maybe_apply(&mut self) {
-        let up_to = self.commit.min(self.writes.persisted_index());
+        let unpersisted = self.config.breaks(crate::Mutant::ApplyBeforePersisted);
+        let durable = if unpersisted { self.log.last().index } else { self.writes.persisted_index() };
+        let up_to = self.commit.min(durable);
         if up_to > self.apply_sent && self.installing.is_none() {
             self.apply_sent = up_to;
             self.actions.push_back(Action::Apply { up_to });
@@ -378,16 +385,16 @@ impl Raft {
         self.log.membership()
     }
 
+    /// The newest configuration with its index.
+    #[cfg(feature = "simulator")]
+    pub(crate) fn newest_membership(&self) -> Option<(u64, &Membership)> {
+        self.log.newest_membership()
+    }
+
     /// Everybody else in the newest configuration.
     pub(crate) fn others(&self) -> Vec<NodeId> {
         let members = self.membership().map_or(&[][..], |membership| &membership.members);
         members.iter().map(|member| member.node).filter(|node| *node != self.config.node).collect()
-    }
-
-    /// Whether this very directory is the one the membership means by this node's id.
-    pub(crate) fn is_member(&self) -> bool {
-        let member = self.membership().and_then(|membership| membership.member(self.config.node));
-        member.is_some_and(|member| member.incarnation == self.identity.incarnation)
     }
 
     pub(crate) fn role(&self) -> Role {
@@ -501,6 +508,8 @@ pub enum Input {
     PeerHello {
         /// The peer.
         from: NodeId,
+        /// Its data directory.
+        incarnation: u128,
         /// Newest feature level that it understands.
         feature_level: u32,
     },

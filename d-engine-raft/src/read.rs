@@ -56,11 +56,23 @@ pub(crate) struct ForwardedReads {
     waiting: Vec<u64>,
     asked: Vec<u64>,
     resend_at: Duration,
+    /// Those who wait have been asked for before.
+    is_resent: bool,
+    /// When those who are asked for are told that nobody answers.
+    until: Duration,
 }
 
 impl ForwardedReads {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { nonce: seed, counter: 0, waiting: Vec::new(), asked: Vec::new(), resend_at: Duration::ZERO }
+        Self {
+            nonce: seed,
+            counter: 0,
+            waiting: Vec::new(),
+            asked: Vec::new(),
+            resend_at: Duration::ZERO,
+            is_resent: false,
+            until: Duration::ZERO,
+        }
     }
 
     /// When a question that is under way should be asked again.
@@ -86,8 +98,8 @@ impl Raft {
         if matches!(self.part, Part::Leader(_)) {
             return self.take_read(Asker::Local { id });
         }
-        if !matches!(self.part, Part::Follower) || self.leader.is_none() {
-            return self.reject(id, Rejection::NotLeader { leader: None });
+        if !matches!(self.part, Part::Follower) || self.leader.is_none() || self.membership().is_none() {
+            return self.reject(id, Rejection::NotLeader { leader: self.leader });
         }
         self.forwarded.waiting.push(id);
     }
@@ -109,6 +121,8 @@ impl Raft {
         let Part::Leader(leader) = &mut self.part else { return };
         if is_held {
             leader.reads.held.push(asker);
+        } else if self.config.breaks(Mutant::ReadJoinsRoundUnderWay) && !leader.reads.confirming.is_empty() {
+            leader.reads.confirming.push(asker);
         } else {
             leader.reads.waiting.push(asker);
         }
@@ -139,7 +153,7 @@ impl Raft {
             if node == self.config.node { leader.round } else { leader.peers.get(&node).map_or(0, |p| p.acked_round) }
         });
         if self.config.lease {
-            leader.lease.confirmed(confirmed, &self.config);
+            leader.lease.confirmed(confirmed, self.now, &self.config);
         }
         if leader.reads.confirming.is_empty() {
             return;
@@ -182,17 +196,29 @@ impl Raft {
         }
         std::mem::swap(&mut reads.waiting, &mut reads.asked);
         reads.counter += 1;
+        if !std::mem::take(&mut reads.is_resent) {
+            reads.until = self.now + self.config.election_timeout_max;
+        }
         reads.resend_at = self.now + self.config.heartbeat_interval * 2;
         let body = Body::ReadIndex { nonce: reads.nonce, counter: reads.counter };
         self.send(leader, body);
     }
 
-    /// Question or answer was lost: ask again, with everybody who has come since.
+    /// Question or answer was lost: ask again, with everybody who has come since. A node that does not campaign may never
+    /// learn that its leader is gone, so it does not ask for ever.
     pub(crate) fn resend_forwarded_reads(&mut self) {
-        if self.forwarded.resend_at().is_some_and(|at| self.now >= at) {
-            let asked = std::mem::take(&mut self.forwarded.asked);
-            self.forwarded.waiting.extend(asked);
+        if self.forwarded.resend_at().is_none_or(|at| self.now < at) {
+            return;
         }
+        let asked = std::mem::take(&mut self.forwarded.asked);
+        if self.now >= self.forwarded.until {
+            for id in asked {
+                self.reject(id, Rejection::NotLeader { leader: None });
+            }
+            return;
+        }
+        self.forwarded.is_resent = true;
+        self.forwarded.waiting.extend(asked);
     }
 
     /// Answers to questions that are not under way are dropped.

@@ -7,7 +7,7 @@ use d_engine_core::{EntryKind, Membership};
 use crate::change::{ChangeError, first_step, leave_joint};
 use crate::progress::Flow;
 use crate::raft::{Action, Part, Raft, Rejection};
-use crate::{Body, Change, NodeId};
+use crate::{Body, Change, Mutant, NodeId};
 
 /// Entries that a learner may lack when it is promoted: less than a window, so that commit hardly waits for it.
 const CATCH_UP_ENTRIES: u64 = 1 << 12;
@@ -43,7 +43,10 @@ impl Raft {
         }
         match self.plan_change(base, change) {
             Ok(step) => {
-                let index = self.append_own(EntryKind::Membership, step.encode()).index;
+                let mut index = self.append_own(EntryKind::Membership, step.encode()).index;
+                if step.is_joint() && self.config.breaks(Mutant::LeaveJointBeforeCommitted) {
+                    index = self.append_own(EntryKind::Membership, leave_joint(&step).encode()).index;
+                }
                 if let Part::Leader(leader) = &mut self.part {
                     leader.change = Some(PendingChange { id, index });
                 }
@@ -56,10 +59,11 @@ impl Raft {
     /// needs one of these to be missing.
     pub(crate) fn plan_change(&self, base: Option<u64>, change: &Change) -> Result<Membership, ChangeError> {
         let (index, current) = self.log.newest_membership().ok_or(ChangeError::LeaderIsNew)?;
-        if !self.own_term_has_committed() {
+        if !self.own_term_has_committed() && !self.config.breaks(Mutant::ChangeBeforeOwnTermCommit) {
             return Err(ChangeError::LeaderIsNew);
         }
-        if index > self.commit || current.is_joint() {
+        let is_committed = index <= self.commit || self.config.breaks(Mutant::ChangeFromUncommittedConfig);
+        if !is_committed || current.is_joint() {
             return Err(ChangeError::InProgress { index });
         }
         if let Some(expected) = base.filter(|base| *base != index) {
@@ -161,7 +165,9 @@ impl Raft {
         let Some(transfer) = leader.transfer.as_mut().filter(|transfer| !transfer.is_sent) else { return };
         let Some(progress) = leader.peers.get(&transfer.to).filter(|progress| progress.matched == last) else { return };
         transfer.is_sent = true;
-        leader.lease.end();
+        if !self.config.breaks(Mutant::LeaseSurvivesTransfer) {
+            leader.lease.end();
+        }
         let (to, session) = (transfer.to, progress.session);
         self.send(to, Body::TimeoutNow { session });
     }

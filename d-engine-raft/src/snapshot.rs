@@ -5,9 +5,10 @@
 
 use d_engine_core::{LogId, Membership};
 
-use crate::NodeId;
 use crate::progress::Flow;
 use crate::raft::{Action, Part, Raft};
+use crate::writes::Promise;
+use crate::{Mutant, NodeId};
 
 /// A received snapshot on its way into the state machine.
 #[derive(Debug, Clone)]
@@ -44,7 +45,14 @@ impl Raft {
             return self.follow_commit(last_included.index);
         }
         self.installing = Some(Installing { last_included, membership });
-        self.actions.push_back(Action::InstallSnapshot { last_included });
+        if self.config.breaks(Mutant::InstallBeforeHardState) {
+            self.actions.push_back(Action::InstallSnapshot { last_included });
+            return;
+        }
+        if self.config.breaks(Mutant::InstallPurgesBeforeMachine) {
+            self.purge(last_included, self.installing.as_ref().map(|it| it.membership.clone()));
+        }
+        self.promise_to(Promise::Install(last_included));
     }
 
     /// The state machine holds the snapshot, durably; or the file was bad and the old state stands.
@@ -59,8 +67,13 @@ impl Raft {
             self.commit = self.commit.max(at);
             self.apply_sent = at;
             self.applied = at;
-            self.purge(last_included, Some(membership));
+            // While the log still knows the sizes of what it is about to purge.
             self.log.applied(at);
+            let old = self.membership().filter(|_| self.config.breaks(Mutant::SnapshotKeepsOldMembership));
+            let membership = old.cloned().unwrap_or(membership);
+            if self.log.purged() != last_included {
+                self.purge(last_included, Some(membership));
+            }
             self.maybe_join();
         }
         self.maybe_apply();
@@ -71,7 +84,10 @@ impl Raft {
         assert!(last_included.index <= self.applied, "a snapshot holds what was applied");
         let needed = self.slowest_healthy_match().unwrap_or(last_included.index);
         let bound = last_included.index.saturating_sub(self.config.max_entries_behind_snapshot);
-        let up_to = last_included.index.min(needed.max(bound));
+        let mut up_to = last_included.index.min(needed.max(bound));
+        if self.config.breaks(Mutant::PurgeBeyondSnapshot) {
+            up_to = self.applied;
+        }
         if up_to <= self.log.purged().index {
             return;
         }

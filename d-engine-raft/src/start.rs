@@ -49,6 +49,20 @@ impl Restored {
         self.check_state_machine()
     }
 
+    /// What a start has to do first about a received snapshot that is marked as being installed, `marked` being its last
+    /// entry. The core has decided to install it only if hard state and term that it was received in are durable.
+    pub fn resume(&self, marked: LogId) -> Resume {
+        let term = self.hard_state.map_or(0, |state| state.term);
+        let cluster = self.hard_state.and_then(|state| state.identity).map_or(0, |identity| identity.cluster);
+        if self.last_applied.index >= marked.index {
+            Resume::Purge
+        } else if cluster != 0 && term >= marked.term {
+            Resume::Install
+        } else {
+            Resume::Discard
+        }
+    }
+
     /// Apply never passes the durable log, so a state machine ahead of it proves a lost log.
     fn check_state_machine(&self) -> Result<(), StartError> {
         let (applied, log) = (self.last_applied, &self.log);
@@ -67,6 +81,17 @@ impl Restored {
         }
         Ok(())
     }
+}
+
+/// The first step that was not done of an installation that was interrupted. The steps after it follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resume {
+    /// Nothing depends on the snapshot yet: delete it; the leader sends another.
+    Discard,
+    /// Let the state machine install it, purge the log up to it, clear the mark.
+    Install,
+    /// The state machine has it or newer: purge the log up to it, clear the mark.
+    Purge,
 }
 
 /// Random numbers of one start, from the operating system.

@@ -20,6 +20,9 @@ impl Tail {
 
     /// Follows a write to the log.
     pub(crate) fn write(&mut self, write: &Write) {
+        if let Some(up_to) = write.purge {
+            self.forget(up_to.index);
+        }
         if let Some(from) = write.replace_from {
             while let Some(entry) = self.entries.pop_back_if(|entry| entry.index >= from) {
                 self.bytes -= entry.encoded_len();
@@ -39,6 +42,13 @@ impl Tail {
             if let Some(entry) = self.entries.pop_front() {
                 self.bytes -= entry.encoded_len();
             }
+        }
+    }
+
+    /// The log has dropped everything up to `index`.
+    fn forget(&mut self, index: u64) {
+        while let Some(entry) = self.entries.pop_front_if(|entry| entry.index <= index) {
+            self.bytes -= entry.encoded_len();
         }
     }
 

@@ -11,9 +11,14 @@ use crate::{Message, NodeId, Write};
 /// what was true in an older term (these entries are here) may be false by now.
 #[derive(Debug, Clone)]
 pub(crate) enum Promise {
-    Send { to: NodeId, message: Message },
+    Send {
+        to: NodeId,
+        message: Message,
+    },
     OwnVote,
     Formed,
+    /// To let the state machine install a snapshot, whose mark a restart follows only in a term it remembers.
+    Install(LogId),
 }
 
 #[derive(Debug, Clone)]
@@ -146,7 +151,7 @@ impl Writes {
     pub(crate) fn release(&mut self, term: u64, any_term: bool) -> Option<Promise> {
         let persisted = self.persisted_seq;
         while let Some((_, made_in, promise)) = self.held.pop_front_if(|(seq, _, _)| *seq <= persisted) {
-            if made_in == term || any_term {
+            if made_in == term || any_term || matches!(promise, Promise::Install(_)) {
                 return Some(promise);
             }
         }

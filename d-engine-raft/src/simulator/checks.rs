@@ -1,14 +1,16 @@
 //! The laws of Raft (Figure 3), checked over all nodes at once, in constant time for each thing that changes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use d_engine_core::{Entry, HardState, LogId, MemberKind, Membership};
+use d_engine_core::{Entry, HardState, LogId, Membership};
 
 use super::Breach;
 use super::clients::Clients;
 use super::disk::{Log, STEPS};
 use super::network::MAX_NODES;
 use super::node::Node;
+use super::quorum::Configurations;
 use crate::message::{AppendOutcome, Body, Message};
 use crate::{NodeId, Role, Write};
 
@@ -21,6 +23,7 @@ pub(super) struct Glance {
     pub(super) applied: u64,
     pub(super) persisted: u64,
     pub(super) last: LogId,
+    pub(super) purged: LogId,
 }
 
 /// What was seen of a node in its present life.
@@ -54,7 +57,12 @@ pub(super) struct Checks {
     /// Votes as they left: by term, voter and data directory.
     votes: BTreeMap<(u64, NodeId, u128), NodeId>,
     seen: [Seen; MAX_NODES + 1],
+    pub(super) configurations: Configurations,
     pub(super) elections: u64,
+    /// Snapshots made.
+    pub(super) snapshots: u64,
+    /// Snapshots of a leader installed.
+    pub(super) installed: u64,
 }
 
 impl Checks {
@@ -67,7 +75,10 @@ impl Checks {
             leaders: BTreeMap::new(),
             votes: BTreeMap::new(),
             seen: [Seen::default(); MAX_NODES + 1],
+            configurations: Configurations::default(),
             elections: 0,
+            snapshots: 0,
+            installed: 0,
         }
     }
 
@@ -82,9 +93,13 @@ impl Checks {
         self.seen[node as usize] = Seen { term, commit: 0, leads: 0 };
     }
 
-    /// A node hands out a write; `log` is what its log showed before.
-    pub(super) fn writing(&mut self, node: NodeId, role: Role, log: &Log, write: &Write) -> Result<(), Breach> {
+    /// A node hands out a write, which its log does not show yet.
+    pub(super) fn writing(&mut self, by: &Node, role: Role, write: &Write) -> Result<(), Breach> {
+        let (node, log) = (by.id, &by.disk.visible);
         let seen = self.seen[node as usize];
+        if let Some(up_to) = write.purge {
+            self.purging(by, up_to)?;
+        }
         if let Some(from) = write.replace_from.filter(|from| *from <= log.last_index()) {
             if role == Role::Leader {
                 let detail = format!("leader {node} of term {} truncates its log from {from}", seen.term);
@@ -95,9 +110,10 @@ impl Checks {
                 return Err(Breach::new("Committed Entries Stay", detail));
             }
         }
-        let mut previous = match write.entries.first() {
-            Some(first) => log.term(first.index - 1),
-            None => return Ok(()),
+        let mut previous = match (write.entries.first(), write.purge) {
+            (Some(first), Some(up_to)) if first.index == up_to.index + 1 => up_to.term,
+            (Some(first), _) => log.term(first.index - 1),
+            (None, _) => return Ok(()),
         };
         for entry in &write.entries {
             // The founder of a cluster may lose its first entry and make another: nobody has heard of the first one.
@@ -105,6 +121,24 @@ impl Checks {
                 self.appear(entry, previous)?;
             }
             previous = entry.term;
+        }
+        Ok(())
+    }
+
+    /// What is purged is committed, and in a snapshot that a restart would find.
+    fn purging(&self, by: &Node, up_to: LogId) -> Result<(), Breach> {
+        let snapshot = by.shelf.newest.as_ref().map(|snapshot| snapshot.at).unwrap_or_default();
+        if up_to.index > snapshot.index || self.id_of(up_to.index) != up_to {
+            let detail = format!(
+                "node {} purges up to {up_to}; its snapshot is {snapshot}, committed there is {}",
+                by.id,
+                self.id_of(up_to.index)
+            );
+            return Err(Breach::new("Purged ≤ Snapshot", detail));
+        }
+        if up_to.index > by.machine.applied {
+            let detail = format!("node {} purges up to {up_to}, applied {}", by.id, by.machine.applied);
+            return Err(Breach::new("Purged ≤ Snapshot ≤ Applied", detail));
         }
         Ok(())
     }
@@ -160,7 +194,7 @@ impl Checks {
                 return Err(Breach::new("Identity Never Changes", detail));
             }
         }
-        if let Some(from) = write.replace_from.filter(|from| steps > 1 && *from <= log.last_index())
+        if let Some(from) = write.replace_from.filter(|from| steps > 2 && *from <= log.last_index())
             && let Some(chosen) = self.chosen.get(from as usize - 1)
             && log.holds(chosen.id())
         {
@@ -194,7 +228,7 @@ impl Checks {
                 Ok(())
             }
             Body::AppendReply(reply) if self.strict => match reply.outcome {
-                AppendOutcome::Accepted { matched } if matched > node.disk.durable.last_index() => {
+                AppendOutcome::Accepted { matched } if !is_secured(node, matched) => {
                     let detail = format!(
                         "node {} acknowledges index {matched}, but its disk holds {}",
                         node.id,
@@ -206,6 +240,11 @@ impl Checks {
             },
             _ => Ok(()),
         }
+    }
+
+    /// Whom a data directory voted for.
+    pub(super) fn vote_of(&self, term: u64, voter: NodeId, incarnation: u128) -> Option<NodeId> {
+        self.votes.get(&(term, voter, incarnation)).copied()
     }
 
     fn vote(&mut self, node: &Node, message: &Message, candidate: NodeId) -> Result<(), Breach> {
@@ -249,6 +288,7 @@ impl Checks {
         &mut self,
         node: &Node,
         glance: Glance,
+        before: Option<Arc<Membership>>,
         nodes: &[Node],
         clients: &mut Clients,
     ) -> Result<(), Breach> {
@@ -271,17 +311,28 @@ impl Checks {
                 format!("node {id} says its log ends at {}, it ends at {}", glance.last, node.disk.visible.last());
             return Err(Breach::new("Core And Log Agree", detail));
         }
-        let (durable, visible) = (&node.disk.durable, &node.disk.visible);
-        if glance.persisted > durable.last_index() || durable.term(glance.persisted) != visible.term(glance.persisted) {
-            let detail = format!("node {id} counts on index {}, its disk holds {}", glance.persisted, durable.last());
+        let visible = &node.disk.visible;
+        if glance.purged != visible.purged() || glance.purged.index > glance.applied {
+            let detail = format!(
+                "node {id} says it has purged {}, its log {}; applied {}",
+                glance.purged,
+                visible.purged(),
+                glance.applied
+            );
+            return Err(Breach::new("Purged ≤ Snapshot ≤ Applied", detail));
+        }
+        if !is_secured(node, glance.persisted) {
+            let held = node.disk.durable.last();
+            let detail = format!("node {id} counts on index {}, its disk holds {held}", glance.persisted);
             return Err(Breach::new("The Disk Speaks First", detail));
         }
         if glance.role == Role::Leader && seen.leads != glance.term {
             self.leads(id, node.life, glance.term)?;
+            self.elected(node, glance.term)?;
             self.leader_completeness(id, glance.term, visible)?;
         }
         if glance.commit > seen.commit {
-            self.committed(node, glance, seen.commit, nodes, clients)?;
+            self.committed(node, glance, before, nodes, clients)?;
         }
         let leads = if glance.role == Role::Leader { glance.term } else { 0 };
         self.seen[id as usize] = Seen { term: glance.term, commit: glance.commit, leads };
@@ -312,11 +363,12 @@ impl Checks {
         &mut self,
         node: &Node,
         glance: Glance,
-        before: u64,
+        earlier: Option<Arc<Membership>>,
         nodes: &[Node],
         clients: &mut Clients,
     ) -> Result<(), Breach> {
         let log = &node.disk.visible;
+        let before = self.seen[node.id as usize].commit;
         if self.strict && glance.role == Role::Leader && log.term(glance.commit) != glance.term {
             let detail = format!(
                 "leader {} of term {} commits up to {}.{}",
@@ -327,7 +379,13 @@ impl Checks {
             );
             return Err(Breach::new("Leaders Commit Their Own Term", detail));
         }
-        for index in before + 1..=glance.commit {
+        let known = self.chosen.len() as u64;
+        if log.purged().index > known {
+            let detail =
+                format!("node {} has purged {}, but only {known} entries are committed", node.id, log.purged());
+            return Err(Breach::new("Only Committed Entries Are Purged", detail));
+        }
+        for index in (before + 1).max(log.purged().index + 1)..=glance.commit {
             let Some(entry) = log.entry(index) else {
                 let detail = format!("node {} commits {index}, its log ends at {}", node.id, log.last());
                 return Err(Breach::new("Only What Is There Commits", detail));
@@ -344,11 +402,19 @@ impl Checks {
                     return Err(Breach::new("State Machine Safety", detail));
                 }
                 None => {
-                    let membership = log.membership().ok_or_else(|| {
+                    let membership = self.configurations.in_force(log).ok_or_else(|| {
                         Breach::new("Commits Need A Quorum", format!("node {} commits without a membership", node.id))
                     })?;
-                    durable_quorum(node.id, entry.id(), membership, nodes)?;
+                    // In one step a leader may commit in one configuration and append the next.
+                    let by_new = self.durable_quorum(node.id, entry.id(), membership, nodes);
+                    match &earlier {
+                        Some(earlier) if by_new.is_err() => {
+                            self.durable_quorum(node.id, entry.id(), earlier, nodes)?;
+                        }
+                        _ => by_new?,
+                    }
                     self.chosen.push(entry.clone());
+                    self.configurations.choose(entry)?;
                     self.chosen_in.push(glance.term);
                     clients.chosen(entry)?;
                 }
@@ -359,8 +425,8 @@ impl Checks {
 
     /// A node is about to apply up to `last`.
     pub(super) fn applying(&self, node: &Node, last: u64) -> Result<(), Breach> {
-        let held = node.disk.durable.entry(last);
-        if held.is_none() || held != self.chosen.get(last as usize - 1) {
+        let chosen = self.id_of(last);
+        if chosen.index != last || !node.secures(chosen) {
             let detail = format!(
                 "node {} applies up to {last}; committed: {}, on its disk: {}",
                 node.id,
@@ -388,8 +454,9 @@ impl Checks {
     pub(super) fn whole_logs(&self, nodes: &[Node]) -> Result<(), Breach> {
         for node in nodes {
             let commit = self.seen[node.id as usize].commit as usize;
-            let log = node.disk.visible.entries();
-            if log.get(..commit) != self.chosen.get(..commit) {
+            let log = &node.disk.visible;
+            let from = (log.purged().index as usize).min(commit);
+            if log.entries().get(..commit - from) != self.chosen.get(from..commit) {
                 let detail = format!("the log of node {} differs below its commit index {commit}", node.id);
                 return Err(Breach::new("State Machine Safety", detail));
             }
@@ -398,31 +465,8 @@ impl Checks {
     }
 }
 
-/// Whether majorities of both halves hold entry `id` on disk, in the data directories that the membership names. On
-/// purpose this shares no code with the core.
-fn durable_quorum(by: NodeId, id: LogId, membership: &Membership, nodes: &[Node]) -> Result<(), Breach> {
-    use MemberKind::{Demoting, Joining, Leaving, Voter};
-    let holds = |kinds: &[MemberKind]| {
-        let (mut voters, mut holders) = (0, 0);
-        for member in membership.members.iter().filter(|member| kinds.contains(&member.kind)) {
-            voters += 1;
-            let disk = nodes.iter().find(|node| node.id == member.node).map(|node| &node.disk);
-            let incarnation = disk.and_then(|disk| disk.hard_state?.identity).map(|identity| identity.incarnation);
-            if incarnation == Some(member.incarnation) && disk.is_some_and(|disk| disk.durable.holds(id)) {
-                holders += 1;
-            }
-        }
-        (voters, holders)
-    };
-    let mut halves = vec![holds(&[Voter, Joining])];
-    if membership.is_joint() {
-        halves.push(holds(&[Voter, Leaving, Demoting]));
-    }
-    for (voters, holders) in halves {
-        if holders * 2 <= voters {
-            let detail = format!("node {by} commits {id}, which {holders} of {voters} voters hold on disk");
-            return Err(Breach::new("Commits Need A Durable Quorum", detail));
-        }
-    }
-    Ok(())
+/// Whether the disk holds what the log shows at `index`. Below the purge boundary the log shows nothing.
+fn is_secured(node: &Node, index: u64) -> bool {
+    let visible = &node.disk.visible;
+    index < visible.purged().index || node.secures(LogId::new(visible.term(index), index))
 }

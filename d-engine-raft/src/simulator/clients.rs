@@ -1,11 +1,11 @@
 //! What clients asked for, what they were told, and what that allows later answers to be.
 
 use bytes::Bytes;
-use d_engine_core::{Entry, EntryKind, LogId};
+use d_engine_core::{Entry, EntryKind, LogId, MemberKind, Membership};
 use fastrand::Rng;
 
 use super::Breach;
-use crate::NodeId;
+use crate::{Change, NodeId};
 
 /// Registers of the simulated state machine.
 pub(super) const KEYS: usize = 8;
@@ -23,11 +23,64 @@ pub enum Outcome {
     Rejected,
     /// Another entry stands in the proposal's place, so it was not applied.
     Replaced,
+    /// A membership change may still take effect; its leader leads no more.
+    Lost,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Kind {
+    Write,
+    Read,
+    Change(Goal),
+    Transfer,
+}
+
+/// What must be true of a configuration once a change is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Goal {
+    Member { node: NodeId, incarnation: u128 },
+    Voter { node: NodeId },
+    Absent { node: NodeId },
+    Voters { nodes: Vec<NodeId> },
+    Any,
+}
+
+impl Goal {
+    pub(super) fn of(change: &Change) -> Self {
+        match change {
+            Change::AddLearner { node, incarnation, .. } | Change::Replace { node, incarnation, .. } => {
+                Self::Member { node: *node, incarnation: *incarnation }
+            }
+            Change::Promote { node } => Self::Voter { node: *node },
+            Change::Remove { node } => Self::Absent { node: *node },
+            Change::SetVoters { voters } => Self::Voters { nodes: voters.clone() },
+            Change::SetAddress { .. } | Change::RaiseFeatureLevel { .. } => Self::Any,
+        }
+    }
+
+    fn is_met(&self, membership: &Membership) -> bool {
+        let votes = |node: NodeId| membership.member(node).is_some_and(|member| member.kind == MemberKind::Voter);
+        !membership.is_joint()
+            && match self {
+                Self::Member { node, incarnation } => {
+                    membership.member(*node).is_some_and(|member| member.incarnation == *incarnation)
+                }
+                Self::Voter { node } => votes(*node),
+                Self::Absent { node } => membership.member(*node).is_none(),
+                Self::Voters { nodes } => {
+                    membership.members.iter().all(|member| votes(member.node) == nodes.contains(&member.node))
+                }
+                Self::Any => true,
+            }
+    }
 }
 
 #[derive(Debug)]
 struct Request {
-    is_read: bool,
+    kind: Kind,
+    /// A read that only waits for its node to apply.
+    is_ready: bool,
     key: usize,
     outcome: Outcome,
     /// The highest index any client had learned of when the request was made.
@@ -50,12 +103,16 @@ pub(super) struct Clients {
     written: [u64; KEYS],
     pub(super) acknowledged: u64,
     pub(super) reads: u64,
+    pub(super) changes: u64,
+    pub(super) transfers: u64,
+    /// Membership changes without an answer.
+    open_changes: Vec<u64>,
 }
 
 impl Clients {
     /// A new command and its number.
     pub(super) fn propose(&mut self, rng: &mut Rng, padding: usize) -> (u64, Bytes) {
-        let id = self.begin(false, rng);
+        let id = self.begin(Kind::Write, rng.usize(..KEYS));
         let mut command = vec![0; 16 + padding];
         command[..8].copy_from_slice(&id.to_le_bytes());
         command[8..16].copy_from_slice(&(self.requests[id as usize].key as u64).to_le_bytes());
@@ -64,13 +121,25 @@ impl Clients {
 
     /// The number of a new read.
     pub(super) fn read(&mut self, rng: &mut Rng) -> u64 {
-        self.begin(true, rng)
+        self.begin(Kind::Read, rng.usize(..KEYS))
     }
 
-    fn begin(&mut self, is_read: bool, rng: &mut Rng) -> u64 {
-        let key = rng.usize(..KEYS);
+    /// The number of a new membership change.
+    pub(super) fn change(&mut self, goal: Goal) -> u64 {
+        let id = self.begin(Kind::Change(goal), 0);
+        self.open_changes.push(id);
+        id
+    }
+
+    /// The number of a new transfer of leadership.
+    pub(super) fn transfer(&mut self) -> u64 {
+        self.begin(Kind::Transfer, 0)
+    }
+
+    fn begin(&mut self, kind: Kind, key: usize) -> u64 {
         self.requests.push(Request {
-            is_read,
+            kind,
+            is_ready: false,
             key,
             outcome: Outcome::Unknown,
             floor: self.floor,
@@ -90,17 +159,27 @@ impl Clients {
     /// is another matter.
     pub(super) fn all_answered(&self, lives: impl Fn(NodeId) -> u32) -> Result<(), Breach> {
         let is_open = |request: &Request| {
-            request.outcome == Outcome::Unknown && request.asked.0 != 0 && lives(request.asked.0) == request.asked.1
+            request.outcome == Outcome::Unknown
+                && !request.is_ready
+                && request.asked.0 != 0
+                && lives(request.asked.0) == request.asked.1
         };
         match self.requests.iter().position(is_open) {
             Some(id) => {
                 let request = &self.requests[id];
-                let kind = if request.is_read { "read" } else { "proposal" };
-                let detail = format!("node {} never answers {kind} #{id}", request.asked.0);
+                let detail = format!("node {} never answers {:?} #{id}", request.asked.0, request.kind);
                 Err(Breach::new("Every Request Is Answered", detail))
             }
             None => Ok(()),
         }
+    }
+
+    /// Whether a node may still begin a membership change, or be at it.
+    pub(super) fn has_open_change(&self, lives: impl Fn(NodeId) -> u32) -> bool {
+        self.open_changes.iter().any(|id| {
+            let request = &self.requests[*id as usize];
+            request.outcome == Outcome::Unknown && lives(request.asked.0) == request.asked.1
+        })
     }
 
     pub(super) fn outcome(&self, id: u64) -> Outcome {
@@ -109,7 +188,7 @@ impl Clients {
 
     pub(super) fn accepted(&mut self, id: u64, at: LogId) -> Result<(), Breach> {
         let request = &mut self.requests[id as usize];
-        if request.is_read || request.outcome != Outcome::Unknown {
+        if request.kind != Kind::Write || request.outcome != Outcome::Unknown {
             return Err(Breach::new(
                 "Requests Are Answered Once",
                 format!("#{id} accepted at {at} after {:?}", request.outcome),
@@ -134,6 +213,43 @@ impl Clients {
             ));
         }
         request.outcome = Outcome::Rejected;
+        Ok(())
+    }
+
+    /// The leader says the change is done, `membership` being what is committed at `index`.
+    pub(super) fn changed(&mut self, id: u64, index: u64, membership: Option<&Membership>) -> Result<(), Breach> {
+        let request = &mut self.requests[id as usize];
+        let is_met = match (&request.kind, membership) {
+            (Kind::Change(goal), Some(membership)) => goal.is_met(membership),
+            _ => false,
+        };
+        if request.outcome != Outcome::Unknown || !is_met {
+            let detail =
+                format!("#{id} {:?} is called done at {index}, where {membership:?} is committed", request.kind);
+            return Err(Breach::new("Changes That Are Done Are Committed", detail));
+        }
+        request.outcome = Outcome::Done(index);
+        self.changes += 1;
+        Ok(())
+    }
+
+    /// The leader of a change leads no more.
+    pub(super) fn lost(&mut self, id: u64) -> Result<(), Breach> {
+        self.end(id, Outcome::Lost)
+    }
+
+    /// The leader has handed over.
+    pub(super) fn transferred(&mut self, id: u64) -> Result<(), Breach> {
+        self.transfers += 1;
+        self.end(id, Outcome::Done(0))
+    }
+
+    fn end(&mut self, id: u64, outcome: Outcome) -> Result<(), Breach> {
+        let request = &mut self.requests[id as usize];
+        if request.outcome != Outcome::Unknown {
+            return Err(Breach::new("Requests Are Answered Once", format!("#{id} ends after {:?}", request.outcome)));
+        }
+        request.outcome = outcome;
         Ok(())
     }
 
@@ -191,8 +307,8 @@ impl Clients {
 
     /// The node allows read `id` to be answered from `index` on.
     pub(super) fn read_ready(&mut self, id: u64, index: u64) -> Result<(), Breach> {
-        let request = &self.requests[id as usize];
-        if !request.is_read || request.outcome != Outcome::Unknown {
+        let request = &mut self.requests[id as usize];
+        if request.kind != Kind::Read || request.outcome != Outcome::Unknown || request.is_ready {
             return Err(Breach::new("Requests Are Answered Once", format!("read #{id} after {:?}", request.outcome)));
         }
         if index < request.floor {
@@ -201,6 +317,7 @@ impl Clients {
                 format!("read #{id} may see index {index}, but index {} was known before it began", request.floor),
             ));
         }
+        request.is_ready = true;
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use d_engine_core::Entry;
 
 use super::Breach;
 use super::faults::Fault;
+use super::node::Order;
 use super::trace::What;
 use super::world::{Happening, World};
 use crate::{Event, NodeId};
@@ -76,11 +77,16 @@ impl World {
             return Err(Breach::new("Entries Are Applied In Order", detail));
         }
         machine.ordered = last;
-        machine.orders.push_back((first, last, entries));
-        if machine.orders.len() == 1 {
+        self.give_order(id, Order::Apply { first, last, entries });
+        Ok(())
+    }
+
+    pub(super) fn give_order(&mut self, id: NodeId, order: Order) {
+        let orders = &mut self.node_mut(id).machine.orders;
+        orders.push_back(order);
+        if orders.len() == 1 {
             self.begin_apply(id);
         }
-        Ok(())
     }
 
     pub(super) fn begin_apply(&mut self, id: NodeId) {
@@ -89,10 +95,22 @@ impl World {
         self.schedule(after, Happening::Apply { node: id, life });
     }
 
-    pub(super) fn apply(&mut self, id: NodeId) -> Result<(), Breach> {
+    /// The machine carries out its next order.
+    pub(super) fn obey(&mut self, id: NodeId) -> Result<(), Breach> {
+        let orders = &mut self.node_mut(id).machine.orders;
+        let Some(order) = orders.pop_front() else { return Ok(()) };
+        if !orders.is_empty() {
+            self.begin_apply(id);
+        }
+        match order {
+            Order::Apply { first, last, entries } => self.apply(id, first, last, entries),
+            Order::Install(at) => self.install(id, at),
+        }
+    }
+
+    fn apply(&mut self, id: NodeId, first: u64, last: u64, mut entries: Vec<Entry>) -> Result<(), Breach> {
         let syncs = self.rng.u8(..4) == 0;
         let node = &mut self.nodes[id as usize - 1];
-        let Some((first, last, mut entries)) = node.machine.orders.pop_front() else { return Ok(()) };
         if entries.is_empty() {
             entries = node.disk.read(first, last, usize::MAX);
         }
@@ -107,12 +125,9 @@ impl World {
         if syncs {
             node.machine.synced = last;
         }
-        let has_more = !node.machine.orders.is_empty();
-        if has_more {
-            self.begin_apply(id);
-        }
         self.trace.note(id, What::Applied, &[last]);
         self.answer(id)?;
+        self.maybe_make_snapshot(id)?;
         self.give(id, Event::Applied { index: last })
     }
 

@@ -8,37 +8,47 @@ use d_engine_core::{Entry, EntryKind, HardState, LogId, LogSummary, Membership};
 use super::Breach;
 use crate::Write;
 
-/// A log that begins at index 1.
+/// A log that begins after its purge boundary.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Log {
+    purged: LogId,
     entries: Vec<Entry>,
     memberships: Vec<(u64, Arc<Membership>)>,
 }
 
 impl Log {
+    pub(super) fn purged(&self) -> LogId {
+        self.purged
+    }
+
     pub(super) fn last(&self) -> LogId {
-        self.entries.last().map_or(LogId::default(), Entry::id)
+        self.entries.last().map_or(self.purged, Entry::id)
     }
 
     pub(super) fn last_index(&self) -> u64 {
-        self.entries.len() as u64
+        self.purged.index + self.entries.len() as u64
     }
 
+    /// Everything behind the purge boundary.
     pub(super) fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
     pub(super) fn entry(&self, index: u64) -> Option<&Entry> {
-        self.entries.get((index as usize).wrapping_sub(1))
+        self.entries.get(index.checked_sub(self.purged.index + 1)? as usize)
     }
 
-    /// Term of the entry at `index`; 0 before the first and beyond the end.
+    /// Term of the entry at `index`, or of the purge boundary; 0 where it is not known.
     pub(super) fn term(&self, index: u64) -> u64 {
+        if index == self.purged.index {
+            return self.purged.term;
+        }
         self.entry(index).map_or(0, |entry| entry.term)
     }
 
+    /// Whether the log vouches for an entry. What lies before the purge boundary is in a snapshot, which is committed.
     pub(super) fn holds(&self, id: LogId) -> bool {
-        self.entry(id.index).is_some_and(|entry| entry.term == id.term)
+        id.index < self.purged.index || self.term(id.index) == id.term && id.index <= self.last_index()
     }
 
     /// The newest configuration in the log.
@@ -46,8 +56,28 @@ impl Log {
         self.memberships.last().map(|(_, membership)| membership)
     }
 
+    /// Every configuration in the log from `index` on.
+    pub(super) fn memberships_from(&self, index: u64) -> impl Iterator<Item = &Arc<Membership>> {
+        self.memberships.iter().filter(move |(at, _)| *at >= index).map(|(_, membership)| membership)
+    }
+
+    /// Drops everything up to `up_to`; what follows stays only if the log holds that very entry.
+    pub(super) fn purge(&mut self, up_to: LogId) {
+        if up_to.index <= self.purged.index {
+            return;
+        }
+        if self.entry(up_to.index).is_some_and(|entry| entry.term == up_to.term) {
+            self.entries.drain(..(up_to.index - self.purged.index) as usize);
+            self.memberships.retain(|(index, _)| *index > up_to.index);
+        } else {
+            self.entries.clear();
+            self.memberships.clear();
+        }
+        self.purged = up_to;
+    }
+
     fn truncate(&mut self, from: u64) {
-        self.entries.truncate((from as usize).saturating_sub(1));
+        self.entries.truncate(from.saturating_sub(self.purged.index + 1) as usize);
         while self.memberships.last().is_some_and(|(index, _)| *index >= from) {
             self.memberships.pop();
         }
@@ -96,10 +126,19 @@ impl Disk {
             return Err(Breach::new("Writes Are Numbered In Order", detail));
         }
         self.last_seq = write.seq;
+        if let Some(up_to) = write.purge {
+            self.visible.purge(up_to);
+        }
         if let Some(from) = write.replace_from {
             self.visible.truncate(from);
         }
         self.visible.append(&write.entries)
+    }
+
+    /// Purges before the node starts: an installation of a snapshot that a crash interrupted goes on.
+    pub(super) fn resume_purge(&mut self, up_to: LogId) {
+        self.durable.purge(up_to);
+        self.visible = self.durable.clone();
     }
 
     /// Takes a write that is shown already; it becomes durable later.
@@ -141,7 +180,7 @@ impl Disk {
         Ok(done)
     }
 
-    /// One of the ordered steps of a write: hard state, truncation, append.
+    /// One of the ordered steps of a write: hard state, purge, truncation, append.
     fn perform(&mut self, write: &Write, step: usize) -> Result<(), Breach> {
         match step {
             0 => {
@@ -150,6 +189,11 @@ impl Disk {
                 }
             }
             1 => {
+                if let Some(up_to) = write.purge {
+                    self.durable.purge(up_to);
+                }
+            }
+            2 => {
                 if let Some(from) = write.replace_from {
                     self.durable.truncate(from);
                 }
@@ -198,7 +242,7 @@ impl Disk {
 
     /// The shape of the durable log, as a log store tells it at start.
     pub(super) fn summary(&self) -> LogSummary {
-        let mut summary = LogSummary::new(LogId::default());
+        let mut summary = LogSummary::new(self.durable.purged());
         for entry in self.durable.entries() {
             summary.push(entry).expect("the log took these entries one after the other");
         }
@@ -221,8 +265,8 @@ impl Disk {
     }
 }
 
-/// Steps of one write: hard state, truncation, append.
-pub(super) const STEPS: usize = 3;
+/// Steps of one write: hard state, purge, truncation, append.
+pub(super) const STEPS: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -255,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_crash_leaves_every_prefix_of_the_unsynced_steps() {
-        for (survive, expected) in [(0, (1, 2, 1)), (1, (2, 2, 1)), (2, (2, 1, 1)), (3, (2, 2, 2)), (6, (3, 2, 2))] {
+        for (survive, expected) in [(0, (1, 2, 1)), (1, (2, 2, 1)), (3, (2, 1, 1)), (4, (2, 2, 2)), (8, (3, 2, 2))] {
             let mut disk = Disk::default();
             give(&mut disk, write(1, 1, None, vec![entry(1, 1), entry(2, 1)]));
             disk.begin_sync();
@@ -267,6 +311,19 @@ mod tests {
             assert_eq!((term, disk.durable.last().index, disk.durable.last().term), expected, "{survive} steps");
             assert_eq!(disk.visible.last(), disk.durable.last());
         }
+    }
+
+    #[test]
+    fn a_purge_keeps_what_follows_only_behind_the_same_entry() {
+        let log = |up_to| {
+            let mut disk = Disk::default();
+            give(&mut disk, write(1, 1, None, vec![entry(1, 1), entry(2, 1), entry(3, 1)]));
+            disk.visible.purge(up_to);
+            (disk.visible.purged(), disk.visible.last(), disk.visible.entries().len())
+        };
+        assert_eq!(log(LogId::new(1, 2)), (LogId::new(1, 2), LogId::new(1, 3), 1));
+        assert_eq!(log(LogId::new(2, 2)), (LogId::new(2, 2), LogId::new(2, 2), 0));
+        assert_eq!(log(LogId::new(2, 9)), (LogId::new(2, 9), LogId::new(2, 9), 0));
     }
 
     #[test]

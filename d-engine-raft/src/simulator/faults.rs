@@ -38,10 +38,16 @@ pub enum Fault {
     ReadError,
     /// A reply arrives from another data directory under the same node id.
     Stranger,
+    /// A node loses its disk and comes back empty.
+    Wipe,
+    /// A snapshot does not arrive, or nobody hears that it did.
+    SnapshotLost,
+    /// Leadership is challenged while the leader hears nobody, or sleeps.
+    Coup,
 }
 
 /// Every fault.
-pub const FAULTS: [Fault; 15] = [
+pub const FAULTS: [Fault; 18] = [
     Fault::Loss,
     Fault::Duplicate,
     Fault::Late,
@@ -57,6 +63,9 @@ pub const FAULTS: [Fault; 15] = [
     Fault::DiskError,
     Fault::ReadError,
     Fault::Stranger,
+    Fault::Wipe,
+    Fault::SnapshotLost,
+    Fault::Coup,
 ];
 
 impl Fault {
@@ -78,6 +87,9 @@ impl Fault {
             Self::DiskError => "disk-error",
             Self::ReadError => "read-error",
             Self::Stranger => "stranger",
+            Self::Wipe => "wipe",
+            Self::SnapshotLost => "snapshot-lost",
+            Self::Coup => "coup",
         }
     }
 
@@ -128,6 +140,15 @@ pub(super) struct Profile {
     unreachable: u32,
     read_error: u32,
     stranger: u32,
+    snapshot_lost: u32,
+    /// Chance of a snapshot after an application.
+    snapshot: u32,
+    /// How long a snapshot travels at most.
+    transfer_max: u64,
+    /// Mean time between what the operator does; `None`: there is none.
+    pub(super) operator_interval: Option<u64>,
+    /// Nodes may come back with newer software.
+    pub(super) upgrades: bool,
     /// Messages of one link may overtake each other.
     pub(super) reorders: bool,
     pub(super) delay_min: u64,
@@ -161,6 +182,11 @@ impl Profile {
             unreachable: 0,
             read_error: 0,
             stranger: 0,
+            snapshot_lost: 0,
+            snapshot: 0,
+            transfer_max: 2_000,
+            operator_interval: None,
+            upgrades: false,
             reorders: false,
             delay_min: 200,
             delay_max: 2_000,
@@ -193,6 +219,7 @@ impl Profile {
         let unreachable = chance(Fault::Unreachable, 512.0);
         let read_error = chance(Fault::ReadError, 8.0);
         let stranger = chance(Fault::Stranger, 60.0);
+        let snapshot_lost = chance(Fault::SnapshotLost, 512.0);
         let delay_min = log_uniform(rng, 50.0, 5_000.0) as u64;
         let sync_min = log_uniform(rng, 100.0, 1_000.0) as u64;
         Self {
@@ -204,6 +231,11 @@ impl Profile {
             unreachable,
             read_error,
             stranger,
+            snapshot_lost,
+            snapshot: if rng.u8(..3) == 0 { 0 } else { log_uniform(rng, 2.0, 300.0) as u32 },
+            transfer_max: log_uniform(rng, 2_000.0, 3_000_000.0) as u64,
+            operator_interval: rng.bool().then(|| log_uniform(rng, 30_000.0, 2_000_000.0) as u64),
+            upgrades: rng.u8(..4) == 0,
             reorders: rng.bool(),
             delay_min,
             delay_max: delay_min + log_uniform(rng, 100.0, 50_000.0) as u64,
@@ -223,10 +255,16 @@ impl Profile {
     pub(super) fn stop_faults(&mut self) {
         self.enabled = 0;
         (self.loss, self.duplicate, self.late, self.unreachable) = (0, 0, 0, 0);
-        (self.read_error, self.stranger) = (0, 0);
+        (self.read_error, self.stranger, self.snapshot_lost) = (0, 0, 0);
+        self.transfer_max = self.transfer_max.min(5_000);
         self.delay_min = self.delay_min.min(1_000);
         self.delay_max = self.delay_max.min(2_000);
         self.sync_max = self.sync_max.min(self.sync_min + 1_000);
+    }
+
+    /// No operator and no snapshots.
+    pub(super) fn leave_alone(&mut self) {
+        (self.operator_interval, self.snapshot, self.upgrades) = (None, 0, false);
     }
 
     /// Few requests: replication one message at a time would fall behind for minutes.
@@ -253,6 +291,19 @@ impl Profile {
 
     pub(super) fn fails_to_read(&self, rng: &mut Rng) -> bool {
         hits(rng, self.read_error)
+    }
+
+    pub(super) fn loses_snapshot(&self, rng: &mut Rng) -> bool {
+        hits(rng, self.snapshot_lost)
+    }
+
+    pub(super) fn makes_snapshot(&self, rng: &mut Rng) -> bool {
+        hits(rng, self.snapshot)
+    }
+
+    /// How long a snapshot is on its way.
+    pub(super) fn transfer_time(&self, rng: &mut Rng) -> u64 {
+        rng.u64(1_000..=self.transfer_max)
     }
 
     pub(super) fn meets_stranger(&self, rng: &mut Rng) -> bool {
@@ -282,7 +333,7 @@ impl Profile {
 
     /// One of the faults that are injected from outside, among those that are on.
     pub(super) fn draw_fault(&self, rng: &mut Rng) -> Option<Fault> {
-        const INJECTED: [Fault; 12] = [
+        const INJECTED: [Fault; 14] = [
             Fault::Partition,
             Fault::Partition,
             Fault::OneWay,
@@ -295,6 +346,8 @@ impl Profile {
             Fault::Pause,
             Fault::DiskStall,
             Fault::DiskError,
+            Fault::Coup,
+            Fault::Coup,
         ];
         let fault = INJECTED[rng.usize(..INJECTED.len())];
         self.is_on(fault).then_some(fault)

@@ -13,6 +13,9 @@ impl World {
             self.schedule(0, Happening::Inject);
         }
         self.schedule(0, Happening::Request);
+        if self.profile.operator_interval.is_some() {
+            self.schedule(1_000_000, Happening::Operate);
+        }
     }
 
     /// One fault, if the one drawn is on, and the time of the next.
@@ -47,19 +50,88 @@ impl World {
                 Ok(())
             }
             Fault::DiskError => self.fail_disk(victim),
-            Fault::Loss | Fault::Duplicate | Fault::Late | Fault::Unreachable | Fault::ReadError | Fault::Stranger => {
-                Ok(())
+            Fault::Coup => self.coup(victim),
+            Fault::Loss
+            | Fault::Duplicate
+            | Fault::Late
+            | Fault::Unreachable
+            | Fault::ReadError
+            | Fault::Stranger
+            | Fault::Wipe
+            | Fault::SnapshotLost => Ok(()),
+        }
+    }
+
+    /// Somebody is made to challenge a leader that cannot hear of it.
+    fn coup(&mut self, victim: NodeId) -> Result<(), Breach> {
+        let Some(leader) = self.leader() else { return Ok(()) };
+        let (timeout, beat) = {
+            let config = &self.node(leader).config;
+            (config.election_timeout_max.as_micros() as u64, config.heartbeat_interval.as_micros() as u64)
+        };
+        let (within, restarts) = match self.rng.u8(..4) {
+            0 => {
+                self.request_transfer(leader, victim)?;
+                (self.profile.delay_max * 4, false)
             }
+            1 => {
+                self.pause_for_a_while(leader);
+                (beat, false)
+            }
+            restarts => {
+                self.network.cut(leader, victim);
+                (timeout * 2, restarts == 2)
+            }
+        };
+        let after = self.rng.u64(0..=within);
+        self.schedule(after, Happening::Deafen { node: leader, but: victim, restarts });
+        Ok(())
+    }
+
+    /// The leader hears nobody from now on; clients go on asking it, and everybody else.
+    pub(super) fn deafen(&mut self, node: NodeId, but: NodeId, restarts: bool) -> Result<(), Breach> {
+        if self.is_settling {
+            return Ok(());
+        }
+        self.trace.note(node, What::Injected(Fault::Coup), &[]);
+        let others: Vec<_> = (1..=self.size()).filter(|other| *other != node).collect();
+        for other in others.iter().copied() {
+            self.network.cut(other, node);
+            if restarts && other != but && self.node(other).driver.is_some() {
+                self.crash_node(other, None)?;
+                let life = self.node(other).life;
+                self.schedule(0, Happening::Restart { node: other, life });
+            }
+        }
+        let timeout = self.node(node).config.election_timeout_max.as_micros() as u64;
+        for number in 0..20 {
+            let after = self.rng.u64(0..timeout * 2);
+            let node = if number % 2 == 0 { Some(node) } else { None };
+            self.schedule(after, Happening::Ask { node });
+        }
+        self.partition += 1;
+        let (after, partition) = (timeout + self.profile.outage(&mut self.rng), self.partition);
+        self.schedule(after, Happening::Heal { partition });
+        Ok(())
+    }
+
+    /// A read at a given node, or a write where it is likely to be taken.
+    pub(super) fn ask(&mut self, node: Option<NodeId>) -> Result<(), Breach> {
+        match (node, self.leader()) {
+            _ if self.is_settling => Ok(()),
+            (Some(node), _) => self.request_read(node).map(|_| ()),
+            (None, Some(leader)) => self.request_write(leader).map(|_| ()),
+            (None, None) => Ok(()),
         }
     }
 
     /// A time around `mean`.
-    fn around(&mut self, mean: u64) -> u64 {
+    pub(super) fn around(&mut self, mean: u64) -> u64 {
         self.rng.u64(0..=mean.saturating_mul(2))
     }
 
     /// Any node, often one that leads.
-    fn draw_victim(&mut self) -> NodeId {
+    pub(super) fn draw_victim(&mut self) -> NodeId {
         let leaders: Vec<_> = (1..=self.size()).filter(|node| self.role(*node) == Some(Role::Leader)).collect();
         if !leaders.is_empty() && self.rng.bool() {
             return leaders[self.rng.usize(..leaders.len())];
@@ -165,7 +237,7 @@ impl World {
         Ok(id)
     }
 
-    fn note_asked(&mut self, id: u64, node: NodeId) {
+    pub(super) fn note_asked(&mut self, id: u64, node: NodeId) {
         if self.node(node).driver.is_some() {
             let life = self.node(node).life;
             self.clients.asked(id, node, life);

@@ -1,11 +1,9 @@
 //! Starts, crashes and pauses.
 
-use d_engine_core::LogId;
-
 use super::Breach;
 use super::node::{Clock, MILLION, Machine};
 use super::trace::What;
-use super::world::World;
+use super::world::{Happening, World};
 use crate::{Boot, Driver, NodeId, Restored};
 
 impl World {
@@ -19,15 +17,19 @@ impl World {
         if node.driver.is_some() {
             return Ok(());
         }
-        let applied = node.machine.applied;
-        let last_applied = LogId::new(node.disk.durable.term(applied), applied);
-        let last = node.disk.durable.last();
-        let restored = Restored {
-            hard_state: node.disk.hard_state,
-            log: node.disk.summary(),
-            last_applied,
-            ..Restored::default()
-        };
+        let restored = self.restored(id);
+        if !self.resume_installation(id, &restored)? {
+            let life = self.node(id).life;
+            let after = self.profile.outage(&mut self.rng);
+            self.schedule(after, Happening::Restart { node: id, life });
+            return Ok(());
+        }
+        let restored = self.restored(id);
+        if self.profile.upgrades && self.rng.u8(..4) == 0 {
+            self.node_mut(id).config.feature_level += 1;
+        }
+        let node = &mut self.nodes[id as usize - 1];
+        let (applied, last) = (node.machine.applied, node.disk.durable.last());
         let term = node.disk.hard_state.map_or(0, |state| state.term);
         self.trace.note(id, What::Started, &[term, last.term, last.index, applied]);
         node.clock = clock;
@@ -36,7 +38,25 @@ impl World {
         node.driver = Some(driver);
         node.timer_at = u64::MAX;
         self.checks.started(id, &node.disk.hard_state);
+        self.shake_hands(id);
         self.run_node(id)
+    }
+
+    /// What a start finds. A machine that has forgotten more than the log has purged begins with the newest snapshot.
+    fn restored(&mut self, id: NodeId) -> Restored {
+        let node = &mut self.nodes[id as usize - 1];
+        if let Some(snapshot) = &node.shelf.newest
+            && node.machine.applied < snapshot.at.index
+        {
+            node.machine.install(snapshot);
+        }
+        Restored {
+            hard_state: node.disk.hard_state,
+            log: node.disk.summary(),
+            snapshot: node.shelf.newest.as_ref().map(|snapshot| (snapshot.at, (*snapshot.membership).clone())),
+            last_applied: self.checks.id_of(node.machine.applied),
+            ..Restored::default()
+        }
     }
 
     /// A node loses power: the machine and the disk keep what is synced, and perhaps some of what is not.
@@ -53,6 +73,8 @@ impl World {
         node.inbox.clear();
         node.waiting.clear();
         node.reading.clear();
+        node.shelf.building = None;
+        let receipt = node.shelf.receipt.take();
         let unsynced = node.disk.unsynced_steps();
         let survive = survive.unwrap_or_else(|| if rng.bool() { rng.usize(0..=unsynced) } else { 0 }).min(unsynced);
         node.disk.lose_power(survive, |write, steps, hard, log| checks.landing(id, write, steps, hard, log))?;
@@ -60,6 +82,9 @@ impl World {
         node.machine = Machine::replay(&checks.chosen()[..kept as usize]);
         let last = node.disk.durable.last();
         self.trace.note(id, What::Crashed, &[survive as u64, unsynced as u64, last.term, last.index]);
+        if let Some(receipt) = receipt {
+            self.answer_sender(receipt, id, None);
+        }
         Ok(())
     }
 

@@ -1,15 +1,17 @@
 //! A node of the world: driver, disk, state machine and clock.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
-use d_engine_core::{Entry, LogId};
+use d_engine_core::{Entry, EntryKind, LogId, Membership};
 use fastrand::Rng;
 
 use super::Options;
 use super::checks::Glance;
 use super::clients::{KEYS, decode};
 use super::disk::Disk;
+use super::snapshots::{Shelf, Snapshot};
 use crate::{Config, Driver, Event, NodeId, Role};
 
 /// A node with everything around it. A crash ends a life; what was meant for an earlier life is dropped.
@@ -19,6 +21,7 @@ pub(super) struct Node {
     pub(super) driver: Option<Driver>,
     pub(super) disk: Disk,
     pub(super) machine: Machine,
+    pub(super) shelf: Shelf,
     pub(super) is_paused: bool,
     /// Crash after this many more commands.
     pub(super) crash_after: Option<u32>,
@@ -44,9 +47,18 @@ pub(super) struct Machine {
     pub(super) synced: u64,
     /// Index of the last write to each key.
     pub(super) written: [u64; KEYS],
-    /// What it has been told to apply.
-    pub(super) orders: VecDeque<(u64, u64, Vec<Entry>)>,
+    /// The newest configuration it has applied.
+    pub(super) membership: Option<Arc<Membership>>,
+    /// What it has been told to do.
+    pub(super) orders: VecDeque<Order>,
     pub(super) ordered: u64,
+}
+
+/// What a state machine is told to do, one thing after the other.
+#[derive(Debug)]
+pub(super) enum Order {
+    Apply { first: u64, last: u64, entries: Vec<Entry> },
+    Install(LogId),
 }
 
 /// A clock that runs fast or slow, from an origin of its own.
@@ -82,6 +94,7 @@ pub(super) fn glance(driver: &Driver) -> Glance {
         applied: raft.applied,
         persisted: raft.writes.persisted_index(),
         last: raft.log.last(),
+        purged: raft.log.purged(),
     }
 }
 
@@ -94,6 +107,7 @@ impl Node {
             driver: None,
             disk: Disk::default(),
             machine: Machine::default(),
+            shelf: Shelf::default(),
             is_paused: false,
             crash_after: None,
             config,
@@ -119,6 +133,23 @@ impl Node {
         self.waiting.insert(position, (at, request));
     }
 
+    /// Whether a restart would find this entry in the log or behind its purge boundary.
+    pub(super) fn secures(&self, id: LogId) -> bool {
+        let log = &self.disk.durable;
+        match &self.shelf.marked {
+            // The machine holds a snapshot that the log does not know of: the restart purges the log first.
+            Some(marked) if marked.at.index <= self.machine.synced && !log.holds(marked.at) => {
+                id.index < marked.at.index || id == marked.at
+            }
+            _ => log.holds(id),
+        }
+    }
+
+    /// The data directory, as far as the disk knows it for certain.
+    pub(super) fn incarnation(&self) -> Option<u128> {
+        self.disk.hard_state?.identity.map(|identity| identity.incarnation)
+    }
+
     /// Whether it has nothing left to do but to wait.
     pub(super) fn is_idle(&self) -> bool {
         self.inbox.is_empty() && self.machine.orders.is_empty() && self.disk.unsynced_steps() == 0
@@ -137,7 +168,18 @@ impl Machine {
         if let Some((_, key)) = decode(entry) {
             self.written[key] = entry.index;
         }
+        if entry.kind == EntryKind::Membership {
+            self.membership = Membership::decode(&entry.data).ok().map(Arc::new);
+        }
         self.applied = entry.index;
+    }
+
+    /// Takes over the state of a snapshot, whole and durably.
+    pub(super) fn install(&mut self, snapshot: &Snapshot) {
+        let at = snapshot.at.index;
+        (self.applied, self.synced, self.ordered) = (at, at, at);
+        self.written = snapshot.written;
+        self.membership = Some(Arc::clone(&snapshot.membership));
     }
 }
 
@@ -148,18 +190,24 @@ pub(super) fn draw_config(rng: &mut Rng, options: &Options) -> Config {
     {
         config.mutant = options.mutant;
     }
+    config.lease = options.lease;
     if options.fault_permille == 0 {
+        // Whoever makes a snapshot by hand wants to see the log purged.
+        config.max_entries_behind_snapshot = 0;
         return config;
     }
     let heartbeat = rng.u64(20..150);
     config.heartbeat_interval = Duration::from_millis(heartbeat);
     config.election_timeout_min = Duration::from_millis(heartbeat * rng.u64(3..8));
     config.election_timeout_max = config.election_timeout_min * rng.u32(12..30) / 10;
+    config.lease |= rng.u8(..3) == 0;
+    config.clock_drift_ppm = [500, 10_000, 100_000][rng.usize(..3)];
     config.max_inflight_messages = [1, 2, 4, 64][rng.usize(..4)];
     config.max_inflight_bytes = [200, 2_000, 16 << 20][rng.usize(..3)];
     config.max_message_bytes = [100, 400, 1 << 20][rng.usize(..3)];
     config.max_unapplied_bytes = [500, 10_000, 64 << 20][rng.usize(..3)];
     config.max_pending_reads = [2, 1 << 16][rng.usize(..2)];
+    config.max_entries_behind_snapshot = [0, 3, 20, 1 << 20][rng.usize(..4)];
     config.tail_bytes = [0, 300, 3_000, 16 << 20][rng.usize(..4)];
     config
 }

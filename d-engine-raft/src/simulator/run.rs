@@ -17,6 +17,10 @@ pub struct Options {
     pub nodes: Option<u64>,
     /// Steps with faults. The steps until everything has settled come on top.
     pub steps: u64,
+    /// Memberships change, nodes are replaced and snapshots are made in some seeds; false: in none.
+    pub changes: bool,
+    /// Leases are on, also in worlds without faults.
+    pub lease: bool,
     /// How often faults happen, in thousandths of what the seed draws; 0: none.
     pub fault_permille: u32,
     /// Also demand what has no consequence yet: that promises leave after the disk has spoken, and that leaders commit
@@ -35,6 +39,8 @@ impl Default for Options {
         Self {
             nodes: None,
             steps: 10_000,
+            changes: true,
+            lease: false,
             fault_permille: 1_000,
             strict: true,
             trace_lines: 200,
@@ -64,6 +70,14 @@ pub struct Summary {
     pub acknowledged: u64,
     /// Reads answered.
     pub reads: u64,
+    /// Membership changes done.
+    pub changes: u64,
+    /// Transfers of leadership done.
+    pub transfers: u64,
+    /// Snapshots made.
+    pub snapshots: u64,
+    /// Snapshots of a leader installed.
+    pub installed: u64,
     /// Hash over the whole trace: equal for equal seeds and options.
     pub trace_hash: u64,
 }
@@ -161,6 +175,10 @@ impl Report {
                 self.total.committed += summary.committed;
                 self.total.acknowledged += summary.acknowledged;
                 self.total.reads += summary.reads;
+                self.total.changes += summary.changes;
+                self.total.transfers += summary.transfers;
+                self.total.snapshots += summary.snapshots;
+                self.total.installed += summary.installed;
                 self.total.trace_hash = self.total.trace_hash.wrapping_add(summary.trace_hash);
             }
             Err(violation) => self.violations.push(*violation),

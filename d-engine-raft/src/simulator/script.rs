@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use d_engine_core::Entry;
+use d_engine_core::{Entry, LogId};
 
 use super::clients::Outcome;
-use super::disk::Disk;
 use super::node::{Node, glance};
 use super::run::Options;
 use super::trace::What;
 use super::world::{Filter, Happening, World};
 use super::{Breach, Summary, Violation};
-use crate::{Message, NodeId, Role, Status};
+use crate::{Change, Message, NodeId, Role, Status};
 
 /// What a step by hand gives; a law that does not hold ends the scenario.
 type Result<T> = std::result::Result<T, Box<Violation>>;
@@ -45,13 +44,20 @@ impl World {
     pub fn settle(&mut self) -> Result<()> {
         self.end_faults().map_err(|breach| self.violation(breach))?;
         self.demand("Convergence", SETTLE_LIMIT, Self::has_converged)?;
-        for node in 1..=self.size() {
+        for node in self.members() {
             self.demand_service(node)?;
         }
         self.demand("Convergence", SETTLE_LIMIT, Self::has_converged)?;
-        let checked =
-            self.checks.whole_logs(&self.nodes).and_then(|()| self.clients.all_answered(|node| self.node(node).life));
+        if self.all_answered().is_err() {
+            // A node that knows no leader gives its reads up after an election timeout.
+            self.run_for(self.node(1).config.election_timeout_max * 2)?;
+        }
+        let checked = self.checks.whole_logs(&self.nodes).and_then(|()| self.all_answered());
         checked.map_err(|breach| self.violation(breach))
+    }
+
+    fn all_answered(&self) -> std::result::Result<(), Breach> {
+        self.clients.all_answered(|node| self.node(node).life)
     }
 
     fn end_faults(&mut self) -> std::result::Result<(), Breach> {
@@ -105,12 +111,25 @@ impl World {
         Err(self.violation(Breach::new("Service", detail)))
     }
 
-    /// One leader, all logs equal, everything applied.
+    /// Nodes whose data directories are members of the newest committed configuration.
+    pub fn members(&self) -> Vec<NodeId> {
+        let Some(membership) = self.checks.configurations.newest() else { return (1..=self.size()).collect() };
+        let is_member = |node: &&Node| {
+            membership.member(node.id).is_some_and(|member| node.incarnation() == Some(member.incarnation))
+        };
+        self.nodes.iter().filter(is_member).map(|node| node.id).collect()
+    }
+
+    /// One leader, all logs of members equal, everything applied, no configuration under way.
     fn has_converged(&self) -> bool {
         let Some(leader) = self.leader() else { return false };
+        let members = self.members();
+        if !members.contains(&leader) || self.checks.configurations.newest().is_some_and(|newest| newest.is_joint()) {
+            return false;
+        }
         let log = &self.node(leader).disk.durable;
         let applied = |node: &Node| node.machine.applied;
-        self.nodes.iter().all(|node| {
+        self.nodes.iter().filter(|node| members.contains(&node.id)).all(|node| {
             let Some(driver) = &node.driver else { return false };
             let glance = glance(driver);
             node.is_idle()
@@ -179,12 +198,64 @@ impl World {
         self.request_read(node).map_err(|breach| self.violation(breach))
     }
 
+    /// The operator asks `node` for a membership change; the request's number.
+    ///
+    /// # Errors
+    /// A law that does not hold.
+    pub fn change(&mut self, node: NodeId, change: Change) -> Result<u64> {
+        self.request_change(node, None, change).map_err(|breach| self.violation(breach))
+    }
+
+    /// The operator asks `node` to hand leadership over to `to`; the request's number.
+    ///
+    /// # Errors
+    /// A law that does not hold.
+    pub fn transfer(&mut self, node: NodeId, to: NodeId) -> Result<u64> {
+        self.request_transfer(node, to).map_err(|breach| self.violation(breach))
+    }
+
+    /// Another node starts with an empty disk and waits to be added; its id.
+    ///
+    /// # Errors
+    /// A law that does not hold.
+    pub fn join(&mut self) -> Result<NodeId> {
+        self.found_node().map_err(|breach| self.violation(breach))
+    }
+
+    /// The data directory of a node; `None` before it is durable.
+    pub fn incarnation(&self, node: NodeId) -> Option<u128> {
+        self.node(node).incarnation()
+    }
+
+    /// The node begins to make a snapshot of what its machine has applied.
+    ///
+    /// # Errors
+    /// A law that does not hold.
+    pub fn make_snapshot(&mut self, node: NodeId) -> Result<()> {
+        self.begin_snapshot(node).map_err(|breach| self.violation(breach))
+    }
+
+    /// The last entry in the node's newest snapshot.
+    pub fn snapshot(&self, node: NodeId) -> Option<LogId> {
+        self.node(node).shelf.newest.as_ref().map(|snapshot| snapshot.at)
+    }
+
+    /// Whether a snapshot lies at the node, received and not purged for yet.
+    pub fn is_receiving(&self, node: NodeId) -> bool {
+        self.node(node).shelf.marked.is_some()
+    }
+
+    /// The purge boundary of the log on the node's disk.
+    pub fn purged(&self, node: NodeId) -> LogId {
+        self.node(node).disk.durable.purged()
+    }
+
     /// What the client of request `id` knows.
     pub fn outcome(&self, id: u64) -> Outcome {
         self.clients.outcome(id)
     }
 
-    /// A node loses power. `survive` of its unsynced steps (three to a write: hard state, truncation, append) have reached
+    /// A node loses power. `survive` of its unsynced steps (four to a write: hard state, purge, truncation, append) have reached
     /// the disk; `None`: the seed decides.
     ///
     /// # Errors
@@ -205,9 +276,12 @@ impl World {
     pub fn wipe(&mut self, node: NodeId) {
         assert!(self.node(node).driver.is_none(), "only a node that is down can be wiped");
         self.trace.note(node, What::Wiped, &[]);
-        let node = self.node_mut(node);
-        node.disk = Disk::default();
-        node.machine = Default::default();
+        let node = &mut self.nodes[node as usize - 1];
+        let disk = std::mem::take(&mut node.disk);
+        if let Some(identity) = disk.hard_state.and_then(|state| state.identity) {
+            self.checks.configurations.bury(identity.incarnation, disk.durable);
+        }
+        (node.machine, node.shelf) = Default::default();
     }
 
     /// A node stops in the middle of what it does, until [`World::resume`].
@@ -292,7 +366,7 @@ impl World {
         node.driver.as_ref().map(|driver| driver.status(node.local_time(self.now)))
     }
 
-    /// The log on the node's disk, without what is not synced.
+    /// The log on the node's disk behind its purge boundary, without what is not synced.
     pub fn durable_log(&self, node: NodeId) -> &[Entry] {
         self.node(node).disk.durable.entries()
     }

@@ -34,6 +34,31 @@ pub(super) enum What {
     Role,
     Committed,
     Settling,
+    SnapshotBegun,
+    SnapshotMade,
+    SnapshotSent,
+    SnapshotReceived,
+    SnapshotDiscarded,
+    SnapshotInstalled,
+    SnapshotAnswered,
+    SnapshotResumed,
+    Hello,
+    ChangeAsked(Asks),
+    Changed,
+    LostChange,
+    TransferAsked,
+    Transferred,
+}
+
+/// The kinds of membership changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asks {
+    AddLearner,
+    Promote,
+    Remove,
+    Replace,
+    SetVoters,
+    SetAddress,
 }
 
 /// The kinds of messages.
@@ -108,7 +133,8 @@ impl Trace {
         let first = write.entries.first().map_or(0, |entry| entry.index);
         let last = write.entries.last().map_or(Default::default(), |entry| entry.id());
         let replace = write.replace_from.unwrap_or(0);
-        self.note(node, What::Wrote, &[write.seq, term, vote, replace, first, last.index, last.term]);
+        let purge = write.purge.unwrap_or_default().index;
+        self.note(node, What::Wrote, &[write.seq, term, vote, replace, first, last.index, last.term, purge]);
     }
 
     pub(super) fn rejected(&mut self, node: NodeId, id: u64, why: &Rejection) {
@@ -179,6 +205,20 @@ fn tag(what: What) -> u64 {
         What::Role => 19,
         What::Committed => 20,
         What::Settling => 21,
+        What::SnapshotBegun => 22,
+        What::SnapshotMade => 23,
+        What::SnapshotSent => 24,
+        What::SnapshotReceived => 25,
+        What::SnapshotDiscarded => 26,
+        What::SnapshotInstalled => 27,
+        What::SnapshotAnswered => 28,
+        What::SnapshotResumed => 29,
+        What::Hello => 30,
+        What::Changed => 31,
+        What::LostChange => 32,
+        What::TransferAsked => 33,
+        What::Transferred => 34,
+        What::ChangeAsked(asks) => 500 + asks as u64,
     }
 }
 
@@ -274,7 +314,8 @@ impl fmt::Display for Line {
             What::Accepted => write!(f, "accepted #{} at {}.{}", n[0], n[1], n[2]),
             What::ReadReady => write!(f, "read #{} may be answered from {}", n[0], n[1]),
             What::Rejected => {
-                let why = ["not leader", "busy", "too large", "unavailable"][n[1] as usize];
+                let why =
+                    ["not leader", "busy", "too large", "unavailable", "change refused", "no transfer"][n[1] as usize];
                 write!(f, "rejected #{}: {why}, leader {}", n[0], n[2])
             }
             What::Started => write!(f, "STARTED in term {}, log up to {}.{}, applied {}", n[0], n[1], n[2], n[3]),
@@ -287,6 +328,25 @@ impl fmt::Display for Line {
             What::Role => write!(f, "is {} in term {}", ROLES[n[0] as usize], n[1]),
             What::Committed => write!(f, "commit index {}", n[0]),
             What::Settling => write!(f, "faults stop"),
+            What::SnapshotBegun => write!(f, "begins a snapshot at {}.{}", n[0], n[1]),
+            What::SnapshotMade => write!(f, "snapshot at {}.{} is durable", n[0], n[1]),
+            What::SnapshotSent => write!(f, "⇒ {}  snapshot at {}.{} in stream {}", n[0], n[1], n[2], n[3]),
+            What::SnapshotReceived => write!(f, "⇐ {}  [{}] snapshot at {}.{}", n[0], n[1], n[2], n[3]),
+            What::SnapshotDiscarded => write!(f, "discards the snapshot at {}.{}", n[0], n[1]),
+            What::SnapshotInstalled => write!(f, "installed the snapshot at {}.{}", n[0], n[1]),
+            What::SnapshotAnswered => {
+                write!(f, "hears that {} holds snapshot {}.{}, stream {}", n[0], n[1], n[2], n[3])
+            }
+            What::SnapshotResumed => {
+                let step = ["discards", "installs", "purges for"][n[0] as usize];
+                write!(f, "resumes: {step} the snapshot at {}.{}", n[1], n[2])
+            }
+            What::Hello => write!(f, "hello from {}: feature level {}", n[0], n[1]),
+            What::ChangeAsked(asks) => write!(f, "operator asks #{}: {asks:?} {} {:b}", n[0], n[1], n[2]),
+            What::Changed => write!(f, "change #{} is done with entry {}", n[0], n[1]),
+            What::LostChange => write!(f, "lost track of change #{}", n[0]),
+            What::TransferAsked => write!(f, "operator asks #{}: transfer to {}", n[0], n[1]),
+            What::Transferred => write!(f, "transfer #{} is done", n[0]),
         }
     }
 }
@@ -297,6 +357,9 @@ fn fmt_write(f: &mut fmt::Formatter<'_>, n: &[u64; NUMBERS]) -> fmt::Result {
     write!(f, "write {}:", n[0])?;
     if n[1] != 0 || n[2] != 0 {
         write!(f, " term {} vote {}", n[1], n[2])?;
+    }
+    if n[7] != 0 {
+        write!(f, " purge up to {}", n[7])?;
     }
     if n[3] != 0 {
         write!(f, " truncate from {}", n[3])?;

@@ -2,8 +2,10 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use d_engine_core::{EntryKind, LogId};
 use fastrand::Rng;
 
 use super::checks::Checks;
@@ -12,9 +14,10 @@ use super::faults::{Fault, FaultCounts, Profile};
 use super::network::{MAX_NODES, Network};
 use super::node::{Node, draw_config, glance};
 use super::run::{Options, Violation};
+use super::snapshots::{Receipt, Snapshot};
 use super::trace::{Trace, What};
 use super::{Breach, Summary};
-use crate::{Command, Driver, Event, Message, NodeId};
+use crate::{Command, Driver, Event, Message, NodeId, Role};
 
 /// Decides about a message from one node to another: true lets it pass.
 pub type Filter = Box<dyn FnMut(NodeId, NodeId, &Message) -> bool>;
@@ -22,19 +25,94 @@ pub type Filter = Box<dyn FnMut(NodeId, NodeId, &Message) -> bool>;
 /// Something that is going to happen.
 #[derive(Debug)]
 pub(super) enum Happening {
-    Arrive { from: NodeId, to: NodeId, message: Message },
-    Wake { node: NodeId, life: u32 },
-    Timer { node: NodeId, life: u32 },
-    Synced { node: NodeId, life: u32 },
-    Apply { node: NodeId, life: u32 },
-    ReadLog { node: NodeId, life: u32, ticket: u64, first: u64, last: u64, max_bytes: usize },
-    Broken { node: NodeId, life: u32, to: NodeId },
-    Restart { node: NodeId, life: u32 },
-    Resume { node: NodeId, life: u32 },
-    Unstall { node: NodeId, life: u32 },
-    Heal { partition: u64 },
+    Arrive {
+        from: NodeId,
+        to: NodeId,
+        message: Message,
+    },
+    Wake {
+        node: NodeId,
+        life: u32,
+    },
+    Timer {
+        node: NodeId,
+        life: u32,
+    },
+    Synced {
+        node: NodeId,
+        life: u32,
+    },
+    Apply {
+        node: NodeId,
+        life: u32,
+    },
+    ReadLog {
+        node: NodeId,
+        life: u32,
+        ticket: u64,
+        first: u64,
+        last: u64,
+        max_bytes: usize,
+    },
+    Broken {
+        node: NodeId,
+        life: u32,
+        to: NodeId,
+    },
+    Restart {
+        node: NodeId,
+        life: u32,
+    },
+    Resume {
+        node: NodeId,
+        life: u32,
+    },
+    Unstall {
+        node: NodeId,
+        life: u32,
+    },
+    Heal {
+        partition: u64,
+    },
     Inject,
     Request,
+    /// The operator does something.
+    Operate,
+    /// The operator is quick: a new leader is asked at once.
+    Hurry,
+    Deafen {
+        node: NodeId,
+        but: NodeId,
+        restarts: bool,
+    },
+    Ask {
+        node: Option<NodeId>,
+    },
+    Build {
+        node: NodeId,
+        life: u32,
+    },
+    SnapshotArrives {
+        to: NodeId,
+        term: u64,
+        snapshot: Arc<Snapshot>,
+        receipt: Receipt,
+    },
+    SnapshotAnswered {
+        node: NodeId,
+        life: u32,
+        to: NodeId,
+        session: u64,
+        installed: Option<LogId>,
+    },
+    /// `node` shakes hands with `from`.
+    Hello {
+        node: NodeId,
+        life: u32,
+        from: NodeId,
+        incarnation: u128,
+        feature_level: u32,
+    },
 }
 
 /// Several nodes in one seeded world.
@@ -77,6 +155,13 @@ impl World {
         assert!((1..=MAX_NODES as u64).contains(&nodes), "a world has 1 to {MAX_NODES} nodes");
         let mut profile = Profile::swarm(&mut rng, options.fault_permille);
         let template = draw_config(&mut rng, &options);
+        if !options.changes {
+            profile.leave_alone();
+        }
+        if template.lease {
+            // Leases trust clocks within the bound that the members share.
+            profile.drift_ppm = profile.drift_ppm.min(u64::from(template.clock_drift_ppm));
+        }
         if template.max_inflight_messages == 1 {
             profile.be_patient();
         }
@@ -151,7 +236,7 @@ impl World {
             }
             Happening::Timer { node, life } if self.lives(node, life) => self.timer_fires(node),
             Happening::Synced { node, life } if self.lives(node, life) => self.synced(node),
-            Happening::Apply { node, life } if self.lives(node, life) => self.apply(node),
+            Happening::Apply { node, life } if self.lives(node, life) => self.obey(node),
             Happening::ReadLog { node, life, ticket, first, last, max_bytes } if self.lives(node, life) => {
                 self.read_log(node, ticket, first, last, max_bytes)
             }
@@ -170,6 +255,23 @@ impl World {
             }
             Happening::Inject => self.inject_fault(),
             Happening::Request => self.request(),
+            Happening::Operate => self.operate(),
+            Happening::Hurry => self.operate_once(),
+            Happening::Deafen { node, but, restarts } => self.deafen(node, but, restarts),
+            Happening::Ask { node } => self.ask(node),
+            Happening::Build { node, life } if self.lives(node, life) => self.build(node),
+            Happening::SnapshotArrives { to, term, snapshot, receipt } => {
+                self.snapshot_arrives(to, term, snapshot, receipt)
+            }
+            Happening::SnapshotAnswered { node, life, to, session, installed } if self.lives(node, life) => {
+                let at = installed.unwrap_or_default();
+                self.trace.note(node, What::SnapshotAnswered, &[to, at.term, at.index, session]);
+                self.give(node, Event::SnapshotSent { to, session, installed })
+            }
+            Happening::Hello { node, life, from, incarnation, feature_level } if self.lives(node, life) => {
+                self.trace.note(node, What::Hello, &[from, u64::from(feature_level)]);
+                self.give(node, Event::PeerHello { from, incarnation, feature_level })
+            }
             _ => Ok(()),
         }
     }
@@ -235,21 +337,36 @@ impl World {
         let at = id as usize - 1;
         let node = &mut self.nodes[at];
         let glance = glance(node.driver.as_ref().expect("a node is observed after it ran"));
+        let before = self.checks.configurations.in_force(&node.disk.visible).map(Arc::clone);
+        let mut is_reshaped = false;
         for command in commands {
             if let Command::Write(write) = command {
-                self.checks.writing(id, glance.role, &node.disk.visible, write)?;
+                self.checks.writing(node, glance.role, write)?;
                 node.disk.show(write)?;
+                is_reshaped |= write.purge.is_some()
+                    || write.replace_from.is_some()
+                    || write.entries.iter().any(|entry| entry.kind == EntryKind::Membership);
             }
         }
+        if is_reshaped {
+            self.checks.configured(&self.nodes[at])?;
+            self.checks.feature_levels(&self.nodes[at], &self.nodes)?;
+        }
+        let node = &mut self.nodes[at];
         if node.last_role != (Some(glance.role), glance.term) {
             node.last_role = (Some(glance.role), glance.term);
+            if glance.role == Role::Leader && self.profile.operator_interval.is_some() && self.rng.u8(..4) == 0 {
+                let after = self.rng.u64(0..2_000);
+                self.schedule(after, Happening::Hurry);
+            }
             self.trace.note(id, What::Role, &[glance.role as u64, glance.term]);
         }
+        let node = &mut self.nodes[at];
         if node.last_commit != glance.commit {
             node.last_commit = glance.commit;
             self.trace.note(id, What::Committed, &[glance.commit]);
         }
-        self.checks.observe(&self.nodes[at], glance, &self.nodes, &mut self.clients)
+        self.checks.observe(&self.nodes[at], glance, before, &self.nodes, &mut self.clients)
     }
 
     fn perform_all(&mut self, id: NodeId, commands: &mut Vec<Command>) -> Result<(), Breach> {
@@ -303,7 +420,22 @@ impl World {
                 self.trace.rejected(id, request, &why);
                 self.clients.rejected(request)
             }
-            other => unreachable!("this world asks for nothing that leads to {other:?}"),
+            Command::SendSnapshot { to, session, term } => self.send_snapshot(id, to, session, term),
+            Command::InstallSnapshot { last_included } => self.order_install(id, last_included),
+            Command::DiscardSnapshot { last_included } => self.discard_snapshot(id, last_included),
+            Command::Changed { id: request, index } => {
+                self.trace.note(id, What::Changed, &[request, index]);
+                let membership = self.checks.configuration_at(index);
+                self.clients.changed(request, index, membership)
+            }
+            Command::Lost { id: request } => {
+                self.trace.note(id, What::LostChange, &[request]);
+                self.clients.lost(request)
+            }
+            Command::Transferred { id: request } => {
+                self.trace.note(id, What::Transferred, &[request]);
+                self.clients.transferred(request)
+            }
         }
     }
 
@@ -346,6 +478,10 @@ impl World {
             committed: self.checks.chosen().len() as u64,
             acknowledged: self.clients.acknowledged,
             reads: self.clients.reads,
+            changes: self.clients.changes,
+            transfers: self.clients.transfers,
+            snapshots: self.checks.snapshots,
+            installed: self.checks.installed,
             trace_hash: self.trace.hash(),
         }
     }
@@ -358,7 +494,15 @@ impl World {
                 Some(driver) => format!("{:?}", glance(driver)),
                 None => "down".to_owned(),
             };
-            trace.push(format!("node {}: disk {:?} {durable}, log {visible}, {state}", node.id, node.disk.hard_state));
+            let snapshot = node.shelf.newest.as_ref().map(|snapshot| snapshot.at).unwrap_or_default();
+            let configuration = node.driver.as_ref().and_then(|driver| driver.raft().membership().cloned());
+            trace.push(format!(
+                "node {}: disk {:?} {}..{durable}, log {visible}, snapshot {snapshot}, {state}, {:?}",
+                node.id,
+                node.disk.hard_state,
+                node.disk.durable.purged(),
+                configuration.map(|membership| membership.members)
+            ));
         }
         Box::new(Violation {
             seed: self.seed,
