@@ -165,15 +165,49 @@ fn a_follower_that_was_away_gets_a_snapshot_and_then_entries() {
     assert_eq!(cluster.applied[&away], cluster.applied[&leader]);
 }
 
+fn hello(cluster: &mut Cluster, at: u64, from: u64, feature_level: u32) {
+    cluster.event(at, Event::PeerHello { from, incarnation: incarnation(from), feature_level });
+}
+
+fn level(cluster: &Cluster, node: u64) -> u32 {
+    cluster.nodes[&node].status(cluster.now).membership.settings.feature_level
+}
+
 #[test]
 fn the_feature_level_rises_once_every_member_offers_it() {
-    let mut cluster = Cluster::new(1);
+    let mut cluster = Cluster::at_level(3, 2);
     let leader = cluster.leader();
-    let level = |cluster: &Cluster| cluster.nodes[&leader].status(cluster.now).membership.settings.feature_level;
-    cluster.event(leader, Event::ChangeMembership { id: 1, base: None, change: learner(2) });
-    assert_eq!(level(&cluster), 1);
-    cluster.join(2);
-    cluster.event(leader, Event::PeerHello { from: 2, feature_level: 1 });
+    let others: Vec<_> = (1..=3).filter(|node| *node != leader).collect();
+    assert_eq!(level(&cluster, leader), 1, "a cluster begins at the first level, whatever its founder understands");
+    hello(&mut cluster, leader, others[0], 2);
+    (0..20).for_each(|_| cluster.tick());
+    assert_eq!(level(&cluster, leader), 1, "one member has not said what it understands");
+    hello(&mut cluster, leader, others[1], 3);
+    (0..20).for_each(|_| cluster.tick());
+    assert!((1..=3).all(|node| level(&cluster, node) == 2), "everybody understands 2");
+}
+
+#[test]
+fn a_member_that_offers_less_holds_the_feature_level_back() {
+    let mut cluster = Cluster::at_level(1, 2);
+    let leader = cluster.leader();
     (0..5).for_each(|_| cluster.tick());
-    assert_eq!(level(&cluster), 1, "the leader itself understands no more");
+    assert_eq!(level(&cluster, leader), 2, "the only member understands 2");
+    let mut cluster = Cluster::at_level(3, 2);
+    let leader = cluster.leader();
+    for node in (1..=3).filter(|node| *node != leader) {
+        hello(&mut cluster, leader, node, if node == 1 + leader % 3 { 1 } else { 2 });
+    }
+    (0..20).for_each(|_| cluster.tick());
+    assert_eq!(level(&cluster, leader), 1);
+}
+
+#[test]
+fn what_another_data_directory_offered_under_the_same_id_does_not_count() {
+    let mut cluster = Cluster::at_level(2, 2);
+    let leader = cluster.leader();
+    let other = 3 - leader;
+    cluster.event(leader, Event::PeerHello { from: other, incarnation: 999, feature_level: 2 });
+    (0..20).for_each(|_| cluster.tick());
+    assert_eq!(level(&cluster, leader), 1);
 }

@@ -8,79 +8,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use d_engine_raft::simulator::{Options, Outcome, World};
-use d_engine_raft::{AppendOutcome, Body, Message, Mutant, NodeId, Role};
+use d_engine_raft::simulator::Outcome;
+use d_engine_raft::{AppendOutcome, Body, Role};
 
-const MINUTE: Duration = Duration::from_secs(60);
-/// Longer than two election timeouts.
-const FAILOVER: Duration = Duration::from_millis(2_500);
+mod world;
 
-fn millis(count: u64) -> Duration {
-    Duration::from_millis(count)
-}
-
-/// A world without faults, and with the breach that the environment asks for.
-fn calm(seed: u64, nodes: u64) -> World {
-    let name = std::env::var("D_ENGINE_MUTANT").unwrap_or_default();
-    let mutant = Mutant::ALL.iter().copied().find(|mutant| format!("{mutant:?}") == name).unwrap_or_default();
-    let strict = mutant == Mutant::None;
-    World::new(seed, Options { nodes: Some(nodes), fault_permille: 0, mutant, strict, ..Options::default() })
-}
-
-/// A formed cluster whose leader has committed its no-op everywhere.
-fn formed(seed: u64, nodes: u64) -> (World, NodeId) {
-    let mut world = calm(seed, nodes);
-    let ready = |world: &World| (1..=world.size()).all(|node| world.applied(node) >= 2) && world.leader().is_some();
-    assert!(world.run_until(MINUTE, ready).unwrap(), "seed {seed}: no cluster forms");
-    let leader = world.leader().unwrap();
-    (world, leader)
-}
-
-fn others(world: &World, node: NodeId) -> Vec<NodeId> {
-    (1..=world.size()).filter(|other| *other != node).collect()
-}
-
-fn done(world: &World, request: u64) -> bool {
-    matches!(world.outcome(request), Outcome::Done(_))
-}
-
-/// A client proposes, again and again, until one of its commands is acknowledged.
-fn write(world: &mut World, limit: Duration) -> Option<u64> {
-    let end = world.time() + limit;
-    while world.time() < end {
-        if let Some(leader) = world.leader() {
-            let request = world.propose(leader).unwrap();
-            if world.run_until(millis(500), |world| done(world, request)).unwrap() {
-                return Some(request);
-            }
-        }
-        world.run_for(millis(20)).unwrap();
-    }
-    None
-}
-
-fn is_campaign(message: &Message) -> bool {
-    matches!(message.body, Body::PreVote { .. } | Body::RequestVote(_))
-}
-
-/// Lets only `candidate` campaign until it leads; `passes` decides about everything else.
-fn elect(world: &mut World, candidate: NodeId, passes: impl Fn(NodeId, NodeId, &Message) -> bool + 'static) {
-    world.set_filter(
-        move |from, to, message| {
-            if is_campaign(message) { from == candidate } else { passes(from, to, message) }
-        },
-    );
-    assert!(world.run_until(MINUTE, |world| world.leader() == Some(candidate)).unwrap(), "{candidate} does not win");
-}
-
-fn entries_term(message: &Message) -> Option<u64> {
-    let Body::Append(append) = &message.body else { return None };
-    append.entries.first().map(|entry| entry.term)
-}
-
-fn holds(world: &World, node: NodeId, term: u64, index: u64) -> bool {
-    world.durable_log(node).get(index as usize - 1).is_some_and(|entry| entry.term == term)
-}
+use world::*;
 
 #[test]
 fn figure_8_an_entry_of_an_old_term_does_not_commit_by_counting() {
@@ -220,14 +153,6 @@ fn a_deposed_leader_cannot_commit() {
         world.settle().unwrap();
         assert_eq!(world.outcome(lost), Outcome::Replaced, "seed {seed}");
     }
-}
-
-/// Waits for a leader other than `old`, and for a write there.
-fn write_elsewhere(world: &mut World, old: NodeId) -> Option<u64> {
-    world.run_until(FAILOVER * 2, |world| world.leader().is_some_and(|leader| leader != old)).unwrap();
-    let leader = world.leader().filter(|leader| *leader != old)?;
-    let request = world.propose(leader).unwrap();
-    world.run_until(FAILOVER, |world| done(world, request)).unwrap().then_some(request)
 }
 
 #[test]

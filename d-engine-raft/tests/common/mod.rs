@@ -28,8 +28,14 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Founders, all empty.
     pub(crate) fn new(size: u64) -> Self {
+        Self::at_level(size, 1)
+    }
+
+    /// Founders that understand this feature level.
+    pub(crate) fn at_level(size: u64, feature_level: u32) -> Self {
         let founders: Vec<_> = (1..=size).map(|node| (node, format!("n{node}:1"))).collect();
-        let config = |node| Config { founders: founders.clone(), ..Config::new(node, format!("n{node}:1")) };
+        let config =
+            |node| Config { founders: founders.clone(), feature_level, ..Config::new(node, format!("n{node}:1")) };
         let mut cluster = Self::empty();
         (1..=size).for_each(|node| cluster.start(config(node)));
         cluster
