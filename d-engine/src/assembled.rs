@@ -117,9 +117,7 @@ impl Assembled {
             Ok(threads) => threads,
             Err(error) => {
                 #[cfg(feature = "server")]
-                if let Route::Network(network) = &shared.route
-                    && let Some(network) = network.get()
-                {
+                if let Some(network) = shared.network() {
                     network.abort();
                 }
                 // Those that did start end with their queues.
@@ -187,7 +185,7 @@ fn spawn_threads(
         format!("d-engine-{node}-disk"),
         move || disk.run(&queue, &to),
         move |why| {
-            after.0.close();
+            after.0.abandon();
             after.1(why);
         },
     )?;
@@ -197,7 +195,7 @@ fn spawn_threads(
         format!("d-engine-{node}-apply"),
         move || handler.run(&queue, &to),
         move |why| {
-            after.0.close();
+            after.0.abandon();
             after.1(why);
         },
     )?;
@@ -210,8 +208,7 @@ fn spawn_threads(
     let driver = spawn(format!("d-engine-{node}-driver"), run, move |why| {
         published.fail(why);
         // Nobody answers any more: those that wait are told so by being dropped.
-        inbox.close();
-        inbox.take_all(&mut Vec::new(), None);
+        inbox.abandon();
     })?;
     Ok(vec![driver, disk, apply])
 }

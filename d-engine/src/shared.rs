@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,7 +43,7 @@ pub(crate) enum Route {
     InProcess(LocalRouter),
     /// Over the network; set once the server runs.
     #[cfg(feature = "server")]
-    Network(OnceLock<Arc<crate::network::Network>>),
+    Network(std::sync::OnceLock<Arc<crate::network::Network>>),
 }
 
 /// What one attempt of a call came to.
@@ -79,6 +79,15 @@ impl Shared {
 
     pub(crate) fn id(&self) -> NodeId {
         self.config.node.id
+    }
+
+    /// The server and the streams to peers, if there are any.
+    #[cfg(feature = "server")]
+    pub(crate) fn network(&self) -> Option<&crate::network::Network> {
+        match &self.route {
+            Route::Network(network) => network.get().map(AsRef::as_ref),
+            _ => None,
+        }
     }
 
     /// Whether calls are taken.
