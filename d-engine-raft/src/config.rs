@@ -41,6 +41,8 @@ pub struct Config {
     pub mutant: crate::Mutant,
 }
 
+/// The newest feature level that this build understands.
+pub const FEATURE_LEVEL: u32 = 1;
 /// Entries that may be unapplied at a leader; their sizes are kept in memory.
 pub(crate) const MAX_UNAPPLIED_ENTRIES: u64 = 1 << 16;
 

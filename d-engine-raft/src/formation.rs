@@ -13,8 +13,6 @@ use crate::raft::{Part, Raft};
 use crate::writes::Promise;
 use crate::{Body, NodeId};
 
-/// The newest feature level that this build understands.
-pub(crate) const FEATURE_LEVEL: u32 = 1;
 /// Term of the entry that forms a cluster.
 const FORMATION_TERM: u64 = 1;
 
@@ -53,7 +51,7 @@ impl Raft {
         let settings = ClusterSettings::new(
             self.config.election_timeout_min.as_millis() as u64,
             self.config.clock_drift_ppm,
-            FEATURE_LEVEL,
+            crate::FEATURE_LEVEL,
         );
         let membership = Membership::new(self.new_cluster, members, settings);
         let entry = formation_entry(&membership);

@@ -28,7 +28,7 @@ mod status;
 mod tail;
 mod writes;
 
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, FEATURE_LEVEL};
 pub use driver::{Command, Driver, Event};
 pub use membership::{has_quorum, quorum_value};
 pub use message::{Append, AppendOutcome, AppendReply, Body, Message, VoteRequest};

@@ -26,9 +26,6 @@ use crate::state_machine_handler::{ApplyQueue, StateMachineHandler};
 use crate::wire::Wire;
 use crate::{NodeConfig, StartupError};
 
-/// The newest command, entry and snapshot versions that this build understands.
-const FEATURE_LEVEL: u32 = 1;
-
 /// Everything a node needs, checked and not started.
 pub struct Assembled {
     pub(crate) config: NodeConfig,
@@ -64,7 +61,7 @@ impl Assembled {
             messages: config.limits.max_waiting_messages,
         }));
         let hello = Hello {
-            feature_level: FEATURE_LEVEL,
+            feature_level: d_engine_raft::FEATURE_LEVEL,
             election_timeout_min_ms: config.raft.election_timeout_min_ms,
             clock_drift_ppm: config.raft.clock_drift_ppm,
             ..Hello::new(config.node.id, 0)

@@ -111,9 +111,12 @@ impl Shared {
 
     /// [`propose_checked`](Shared::propose_checked) of a command from outside.
     ///
-    /// The built-in machine stops on a command of a newer version, because skipping it would make replicas differ. So
-    /// what is not a command, and would look like one from the future, must not get into the log.
+    /// A machine stops on a command of a newer version, because skipping it would make replicas differ. So what is not a
+    /// command, and would look like one from the future, must not get into the log.
     pub(crate) async fn propose(&self, command: Bytes, forwarded: bool) -> Result<Reply> {
+        self.with_machine(|machine| {
+            machine.check_command(&command).map_err(|error| Error::invalid(error.to_string()))
+        })?;
         if self.speaks_key_value()? {
             KvCommand::decode_bytes(command.clone())
                 .map_err(|error| ClientError::malformed(error.to_string()))?
