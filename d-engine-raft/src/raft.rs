@@ -140,8 +140,9 @@ impl Raft {
             Input::Unreachable { to } => self.on_unreachable(to),
             Input::Timeout => self.on_timeout(),
         }
-        #[cfg(debug_assertions)]
-        self.check_invariants();
+        if cfg!(debug_assertions) {
+            self.check_invariants();
+        }
     }
 
     /// The next thing to do, until `None`.
