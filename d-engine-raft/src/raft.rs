@@ -264,10 +264,11 @@ impl Raft {
     }
 
     /// Hands out what is committed and durable here. `Apply` never passes the node's own persisted index, so a
-    /// `last_applied` beyond the log at start proves a lost log.
+    /// `last_applied` beyond the log at start proves a lost log; nor the hard state, so that a directory which has applied
+    /// anything knows that it belongs to a cluster.
     pub(crate) fn maybe_apply(&mut self) {
         let up_to = self.commit.min(self.writes.persisted_index());
-        if up_to > self.apply_sent {
+        if up_to > self.apply_sent && self.writes.is_hard_state_durable() {
             self.apply_sent = up_to;
             self.actions.push_back(Action::Apply { up_to });
         }
