@@ -34,6 +34,8 @@ pub struct Config {
     pub max_command_bytes: usize,
     /// Reads that wait for their index, at most; beyond, reads are refused as busy.
     pub max_pending_reads: usize,
+    /// Bytes that one read of entries which are no longer in memory may return.
+    pub cold_read_bytes: usize,
     /// Bytes of recent entries kept in memory for followers and apply.
     pub tail_bytes: usize,
     /// The rule to break, for the tests of the tests.
@@ -43,6 +45,8 @@ pub struct Config {
 
 /// The newest feature level that this build understands.
 pub const FEATURE_LEVEL: u32 = 1;
+/// Entries that may be with the state machine at once.
+pub(crate) const MAX_APPLYING_ENTRIES: u64 = 1 << 14;
 /// Entries that may be unapplied at a leader; their sizes are kept in memory.
 pub(crate) const MAX_UNAPPLIED_ENTRIES: u64 = 1 << 16;
 
@@ -63,6 +67,7 @@ impl Config {
             max_unapplied_bytes: 64 << 20,
             max_command_bytes: 4 << 20,
             max_pending_reads: 1 << 16,
+            cold_read_bytes: 4 << 20,
             tail_bytes: 16 << 20,
             #[cfg(feature = "mutants")]
             mutant: crate::Mutant::None,

@@ -46,7 +46,7 @@ impl Raft {
             return self.campaign(false);
         }
         self.follow(None);
-        self.pre_vote_round += 1;
+        self.pre_vote_round = self.pre_vote_round.wrapping_add(1);
         let mut ballot = Ballot::default();
         ballot.granted.insert(self.config.node);
         self.part = Part::PreCandidate(ballot);
@@ -58,6 +58,7 @@ impl Raft {
     pub(crate) fn campaign(&mut self, transfer: bool) {
         assert!(self.may_campaign(), "only a voter of its own latest configuration campaigns");
         self.follow(None);
+        self.reset_election_timer();
         self.term += 1;
         self.voted_for = Some(self.config.node);
         self.stage_hard_state();

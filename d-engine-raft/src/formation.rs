@@ -109,9 +109,9 @@ impl Raft {
 
     pub(crate) fn on_formation_probe(&mut self, from: NodeId, incarnation: u128) {
         if let Part::Unformed(formation) = &self.part {
-            if !formation.storing {
-                // The founder will name this incarnation for good, so it must survive a crash first.
-                self.promise(from, Body::FormationEmpty);
+            // The founder will name this incarnation for good, so it must survive a crash first; until then it asks again.
+            if !formation.storing && self.writes.is_settled() {
+                self.send(from, Body::FormationEmpty);
             }
             return;
         }

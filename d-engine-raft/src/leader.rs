@@ -175,7 +175,8 @@ impl Raft {
         }
         leader.sessions += 1;
         progress.probe(progress.matched + 1, leader.sessions);
-        progress.must_send = true;
+        // Entries that cannot be read now are asked for again with the next heartbeat, not at once and for ever.
+        progress.must_send = fitting.is_some();
     }
 
     pub(crate) fn on_unreachable(&mut self, to: NodeId) {
@@ -221,7 +222,7 @@ fn next_message(
     let (last, bytes) = log.message_end(progress.next, config.max_message_bytes, progress.cold_entries);
     let entries_term = log.term_at(last)?;
     let append = Append { session: progress.session, prev, commit, round, entries: Vec::new() };
-    progress.sent(last, bytes);
+    progress.sent(last, bytes.unwrap_or(config.cold_read_bytes));
     progress.must_send = false;
     Some(Action::SendEntries { to, term, append, entries_term, last })
 }
@@ -229,7 +230,7 @@ fn next_message(
 /// The follower does not hold `prev`: continue where the logs may agree. Never below what is known to match.
 fn rewind(log: &Log, progress: &mut Progress, session: u64, prev: u64, hint: LogId) {
     let is_current = match progress.flow {
-        Flow::Probe => prev + 1 == progress.next,
+        Flow::Probe => prev == progress.next - 1,
         Flow::Replicate => prev > progress.matched,
     };
     if !is_current || prev <= progress.matched {

@@ -10,7 +10,7 @@ use crate::raft::{Action, Part, Raft, Rejection};
 use crate::{Body, Mutant, NodeId};
 
 /// Who waits for a read index.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asker {
     Local { id: u64 },
     Remote { node: NodeId, nonce: u64, counter: u64 },
@@ -40,6 +40,11 @@ impl LeaderReads {
         self.round = *newest;
         self.index = commit;
         true
+    }
+
+    /// Whether this question is being answered already.
+    fn knows(&self, asker: Asker) -> bool {
+        [&self.held, &self.waiting, &self.confirming].iter().any(|askers| askers.contains(&asker))
     }
 
     fn len(&self) -> usize {
@@ -146,6 +151,7 @@ impl Raft {
     pub(crate) fn on_read_index(&mut self, from: NodeId, nonce: u64, counter: u64) {
         let asker = Asker::Remote { node: from, nonce, counter };
         match &self.part {
+            Part::Leader(leader) if leader.reads.knows(asker) => {}
             Part::Leader(leader) if leader.reads.len() < self.config.max_pending_reads => self.take_read(asker),
             _ => self.answer(asker, None),
         }
@@ -160,17 +166,27 @@ impl Raft {
         }
         std::mem::swap(&mut reads.waiting, &mut reads.asked);
         reads.counter += 1;
+        self.ask_read_index(leader);
+    }
+
+    /// Question or answer may be lost: ask the same again, so that a late answer still counts. A leader that has not been
+    /// heard for long answers nobody.
+    pub(crate) fn resend_forwarded_reads(&mut self) {
+        if self.forwarded.resend_at().is_none_or(|at| self.now < at) {
+            return;
+        }
+        let is_silent = self.heard_at.is_none_or(|heard| heard + self.config.election_timeout_max * 2 < self.now);
+        match self.leader.filter(|_| !is_silent) {
+            Some(leader) => self.ask_read_index(leader),
+            None => self.follow(None),
+        }
+    }
+
+    fn ask_read_index(&mut self, leader: NodeId) {
+        let reads = &mut self.forwarded;
         reads.resend_at = self.now + self.config.heartbeat_interval * 2;
         let body = Body::ReadIndex { nonce: reads.nonce, counter: reads.counter };
         self.send(leader, body);
-    }
-
-    /// Question or answer was lost: ask again, with everybody who has come since.
-    pub(crate) fn resend_forwarded_reads(&mut self) {
-        if self.forwarded.resend_at().is_some_and(|at| self.now >= at) {
-            let asked = std::mem::take(&mut self.forwarded.asked);
-            self.forwarded.waiting.extend(asked);
-        }
     }
 
     /// Answers to questions that are not under way are dropped.
