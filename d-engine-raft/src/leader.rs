@@ -114,8 +114,14 @@ impl Raft {
             }
             if std::mem::take(&mut progress.must_send) {
                 let prev = self.log.id_at(progress.next - 1).unwrap_or(self.log.purged());
-                let append =
-                    Append { session: progress.session, prev, commit: self.commit, round: *round, entries: Vec::new() };
+                let append = Append {
+                    session: progress.session,
+                    prev,
+                    commit: self.commit,
+                    matched: progress.matched,
+                    round: *round,
+                    entries: Vec::new(),
+                };
                 let incarnation = self.identity.incarnation;
                 let message = Message { term: self.term, incarnation, group: 0, body: Body::Append(append) };
                 self.actions.push_back(Action::Send { to: *to, message });
@@ -221,7 +227,8 @@ fn next_message(
     let prev = log.id_at(progress.next - 1)?;
     let (last, bytes) = log.message_end(progress.next, config.max_message_bytes, progress.cold_entries);
     let entries_term = log.term_at(last)?;
-    let append = Append { session: progress.session, prev, commit, round, entries: Vec::new() };
+    let append =
+        Append { session: progress.session, prev, commit, matched: progress.matched, round, entries: Vec::new() };
     progress.sent(last, bytes.unwrap_or(config.cold_read_bytes));
     progress.must_send = false;
     Some(Action::SendEntries { to, term, append, entries_term, last })

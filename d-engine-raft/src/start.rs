@@ -95,6 +95,10 @@ pub struct Boot {
     pub cluster: u128,
 }
 
+/// What to do about a directory that is not whole.
+const ADVICE: &str = "Nothing was changed. Do not put an older copy back: it may lack what this node has promised. The \
+                      cluster goes on without this node while a majority of the others runs";
+
 /// Why a directory cannot be started. Nothing has been changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -110,25 +114,19 @@ pub enum StartError {
         expected: u64,
     },
     /// There is a log but no hard state.
-    #[error(
-        "the hard state is missing although the log holds entries up to {last}; the directory is incomplete: this node may have voted and forgotten it. Restore the missing file, or wipe the directory and rejoin as a new member"
-    )]
+    #[error("the hard state is missing although the log holds entries up to {last}; the directory is incomplete: this node may have voted and forgotten it. {advice}", advice = ADVICE)]
     HardStateLost {
         /// Last entry of the log.
         last: LogId,
     },
     /// There is a log, and a hard state from before there was one.
-    #[error(
-        "the hard state belongs to no cluster although the log holds entries up to {last}; an old hard state was put back: this node may have voted and forgotten it. Restore the newer one, or wipe the directory and rejoin as a new member"
-    )]
+    #[error("the hard state belongs to no cluster although the log holds entries up to {last}; an old hard state was put back: this node may have voted and forgotten it. {advice}", advice = ADVICE)]
     HardStateUnformed {
         /// Last entry of the log.
         last: LogId,
     },
     /// Log and hard state are of different clusters.
-    #[error(
-        "the log belongs to cluster {log:032x}, but the hard state to cluster {hard_state:032x}; files of two directories were mixed. Restore the directory, or wipe it and rejoin as a new member"
-    )]
+    #[error("the log belongs to cluster {log:032x}, but the hard state to cluster {hard_state:032x}; files of two directories were mixed. {advice}", advice = ADVICE)]
     OtherCluster {
         /// Cluster in the log.
         log: u128,
@@ -136,17 +134,13 @@ pub enum StartError {
         hard_state: u128,
     },
     /// There is a formed hard state but no log.
-    #[error(
-        "the log is missing although this node belongs to cluster {cluster:032x}; the directory is incomplete: entries it acknowledged are gone. Restore the missing files, or wipe the directory and rejoin as a new member"
-    )]
+    #[error("the log is missing although this node belongs to cluster {cluster:032x}; the directory is incomplete: entries it acknowledged are gone. {advice}", advice = ADVICE)]
     LogLost {
         /// Cluster in the hard state.
         cluster: u128,
     },
     /// The state machine is ahead of the log.
-    #[error(
-        "the state machine has applied {applied}, but the log {log}; the log was lost or replaced. Restore it, or wipe the directory and rejoin as a new member"
-    )]
+    #[error("the state machine has applied {applied}, but the log {log}; the log was lost or replaced. {advice}", advice = ADVICE)]
     LogBehindState {
         /// Last applied entry.
         applied: LogId,
@@ -154,9 +148,7 @@ pub enum StartError {
         log: String,
     },
     /// The log begins after the state machine's state, and there is no snapshot.
-    #[error(
-        "the log begins after {purged}, but the state machine has applied only {applied} and there is no snapshot between them. Restore the state machine's directory or a snapshot, or wipe the directory and rejoin as a new member"
-    )]
+    #[error("the log begins after {purged}, but the state machine has applied only {applied} and there is no snapshot between them. {advice}", advice = ADVICE)]
     StateBehindLog {
         /// Purge boundary of the log.
         purged: LogId,
@@ -164,9 +156,7 @@ pub enum StartError {
         applied: LogId,
     },
     /// The hard state's term is older than the log's.
-    #[error(
-        "the hard state is of term {term}, but the log holds entries of term {last}; an old hard state was put back. Restore the newer one, or wipe the directory and rejoin as a new member"
-    )]
+    #[error("the hard state is of term {term}, but the log holds entries of term {last}; an old hard state was put back. {advice}", advice = ADVICE)]
     HardStateOld {
         /// Term in the hard state.
         term: u64,
@@ -174,9 +164,7 @@ pub enum StartError {
         last: u64,
     },
     /// The log holds no membership.
-    #[error(
-        "the log holds no membership and there is no snapshot that has one; the directory is incomplete. Wipe it and rejoin as a new member"
-    )]
+    #[error("the log holds no membership and there is no snapshot that has one; the directory is incomplete. {advice}", advice = ADVICE)]
     NoMembership,
     /// The configuration contradicts itself.
     #[error("{0}")]
