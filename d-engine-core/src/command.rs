@@ -126,13 +126,7 @@ impl KvCommand {
     /// # Errors
     /// The first limit that is broken.
     pub fn check(&self, max_value_len: usize) -> Result<(), KvReject> {
-        let key = self.key();
-        if key.is_empty() {
-            return Err(KvReject::EmptyKey);
-        }
-        if key.len() > MAX_KEY_LEN {
-            return Err(KvReject::KeyTooLarge { len: key.len() as u64, limit: MAX_KEY_LEN as u64 });
-        }
+        check_key(self.key())?;
         let longest = match self {
             Self::Put { value, .. } => value.len(),
             Self::Delete { .. } => 0,
@@ -144,6 +138,18 @@ impl KvCommand {
             return Err(KvReject::ValueTooLarge { len: longest as u64, limit: max_value_len as u64 });
         }
         Ok(())
+    }
+}
+
+/// Whether a key can exist: it has at least one byte and at most [`MAX_KEY_LEN`].
+///
+/// # Errors
+/// The limit that is broken.
+pub fn check_key(key: &[u8]) -> Result<(), KvReject> {
+    match key.len() {
+        0 => Err(KvReject::EmptyKey),
+        1..=MAX_KEY_LEN => Ok(()),
+        len => Err(KvReject::KeyTooLarge { len: len as u64, limit: MAX_KEY_LEN as u64 }),
     }
 }
 

@@ -18,13 +18,14 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The device was full before the first byte of the batch was written: nothing changed, the call may be repeated.
-    #[error("no space left on the device while {doing}; free some space and the write can be repeated")]
+    /// Whether the caller does so is the caller's matter, so the text does not say it.
+    #[error("no space left on the device while {doing}; nothing of it was written")]
     NoSpace {
         /// What was being done.
         doing: String,
     },
     /// Bytes that had been durable are damaged. The store is left as it is: evidence is never overwritten.
-    #[error("damaged data at {place}{}", .indexes.as_ref().map(|r| format!(", entries {}..={}", r.start(), r.end())).unwrap_or_default())]
+    #[error("damaged data{} at {place}", .indexes.as_ref().map(|r| format!(", entries {}..={},", r.start(), r.end())).unwrap_or_default())]
     Corrupt {
         /// File, offset and what did not match.
         place: String,
@@ -52,7 +53,7 @@ pub enum Error {
         found: u64,
     },
     /// Another process (or another handle of this one) has the directory open.
-    #[error("{path} is in use by another process; stop it or choose another data directory")]
+    #[error("{path} is in use by another process; stop that one first")]
     Locked {
         /// The directory.
         path: String,
@@ -133,5 +134,23 @@ impl Error {
 impl From<std::io::Error> for Error {
     fn from(source: std::io::Error) -> Self {
         Self::Io { doing: "input or output".into(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_entries_that_are_damaged_come_before_where_and_what_to_do() {
+        let error = Error::Corrupt { place: "f offset 7: no batch; leave it".into(), indexes: Some(3..=9) };
+        assert_eq!(error.to_string(), "damaged data, entries 3..=9, at f offset 7: no batch; leave it");
+        assert_eq!(Error::corrupt("f").to_string(), "damaged data at f");
+    }
+
+    #[test]
+    fn a_full_disk_promises_nothing() {
+        let error = Error::NoSpace { doing: "appending to f".into() };
+        assert_eq!(error.to_string(), "no space left on the device while appending to f; nothing of it was written");
     }
 }

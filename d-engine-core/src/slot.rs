@@ -91,14 +91,27 @@ pub fn new_file(tag: [u8; 4], payload: &[u8]) -> Result<Vec<u8>> {
     Ok(file)
 }
 
-/// The highest valid generation of a file.
+/// Refuses a file of any other length than [`SLOT_FILE_LEN`]: it was made whole before it got its name, so what is missing
+/// was lost later, perhaps with the newest state.
 ///
 /// # Errors
-/// `Corrupt` if no slot is valid or the newest carries another tag; `Unsupported` if a newer version wrote the newest.
+/// `Corrupt`, without the file's path.
+pub fn check_len(tag: [u8; 4], len: u64) -> Result<()> {
+    if len == SLOT_FILE_LEN as u64 {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!("slot file '{}' has {len} bytes, not {SLOT_FILE_LEN}", tag.escape_ascii())))
+}
+
+/// The highest valid generation of a whole file.
+///
+/// # Errors
+/// `Corrupt` if the length is another one, no slot is valid or the newest carries another tag; `Unsupported` if a newer version wrote the newest.
 /// The errors do not name the file: the caller adds its path.
 pub fn load(tag: [u8; 4], file: &[u8]) -> Result<Slot> {
+    check_len(tag, file.len() as u64)?;
     let mut newest: Option<(u64, &[u8])> = None;
-    for slot in file.chunks_exact(SLOT_LEN).take(SLOT_COUNT) {
+    for slot in file.chunks_exact(SLOT_LEN) {
         if let Some(generation) = valid_generation(slot)
             && newest.is_none_or(|(highest, _)| generation > highest)
         {
@@ -107,11 +120,9 @@ pub fn load(tag: [u8; 4], file: &[u8]) -> Result<Slot> {
     }
     match newest {
         Some((generation, slot)) => Ok(Slot { generation, payload: payload(tag, slot)? }),
-        None => Err(Error::corrupt(format!(
-            "slot file '{}': none of its {SLOT_COUNT} slots is valid ({} bytes)",
-            tag.escape_ascii(),
-            file.len()
-        ))),
+        None => {
+            Err(Error::corrupt(format!("slot file '{}': none of its {SLOT_COUNT} slots is valid", tag.escape_ascii())))
+        }
     }
 }
 
@@ -241,6 +252,16 @@ mod tests {
         for file in [vec![], vec![0; SLOT_FILE_LEN], vec![0xff; SLOT_FILE_LEN], file_with(1)[..100].to_vec()] {
             assert!(matches!(load(TAG, &file), Err(Error::Corrupt { .. })));
         }
+    }
+
+    #[test]
+    fn a_file_of_another_length_is_damage_whatever_its_slots_hold() {
+        let good = file_with(4);
+        for len in [SLOT_LEN, 2 * SLOT_LEN, 3 * SLOT_LEN, SLOT_FILE_LEN - 1] {
+            let found = load(TAG, &good[..len]).unwrap_err();
+            assert!(matches!(&found, Error::Corrupt { place, .. } if place.contains("16384")), "{len}: {found}");
+        }
+        assert!(matches!(load(TAG, &[&good[..], b"x"].concat()), Err(Error::Corrupt { .. })));
     }
 
     #[test]

@@ -228,7 +228,7 @@ fn name_damage(path: &Path, error: Error) -> Error {
     let path = path.display();
     match error {
         Error::Corrupt { place, indexes } => {
-            let advice = "move the file away and the node builds its state anew from its newest snapshot and its log";
+            let advice = "move the file away, and the node builds its state anew from its log";
             Error::Corrupt { place: format!("{path}: {place}; {advice}"), indexes }
         }
         Error::Unsupported { what } => Error::unsupported(format!("{path}: {what}")),

@@ -46,9 +46,11 @@ use slot_file::SlotFile;
 use vfs::{OsDisk, Vfs, VfsLock};
 use wal::WalDir;
 
-/// What to do about a damaged directory.
-const RECOVERY: &str = "nothing was changed: bring the directory back from a copy, or remove it and let the node rejoin \
-                        the cluster as a learner";
+/// What follows from a damaged directory. An older copy of it is no remedy: a node that has forgotten what it acknowledged
+/// or whom it voted for makes the cluster lose writes.
+const RECOVERY: &str = "the files are left as they are, and the cluster goes on without this node while a majority of its \
+                        nodes runs; never put an older copy back: it may lack entries this node has acknowledged or votes \
+                        it has given. Replacing a member comes with membership changes, which this version does not have";
 
 const LOCK: &str = "LOCK";
 const HARD_STATE: &str = "hard_state";

@@ -79,8 +79,9 @@ impl SlotFile {
     /// Reads the newest state from the file.
     pub(crate) fn load(&self) -> Result<slot::Slot> {
         let reading = || format!("reading {}", self.path.display());
-        let len = self.file.len().map_err(|e| Error::io(reading(), e))?.min(SLOT_FILE_LEN as u64);
-        let mut bytes = vec![0u8; len as usize];
+        let len = self.file.len().map_err(|e| Error::io(reading(), e))?;
+        slot::check_len(self.tag, len).map_err(|error| self.name(error))?;
+        let mut bytes = vec![0u8; SLOT_FILE_LEN];
         self.file.read_exact_at(&mut bytes, 0).map_err(|e| Error::io(reading(), e))?;
         slot::load(self.tag, &bytes).map_err(|error| self.name(error))
     }

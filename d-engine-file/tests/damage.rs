@@ -89,7 +89,7 @@ fn any_flipped_bit_before_the_synced_position_refuses_to_open() {
         match try_open(damaged.path()) {
             Err(Error::Corrupt { place, indexes }) => {
                 assert!(place.contains(&segment.display().to_string()), "{place}");
-                assert!(place.contains("learner"), "{place}");
+                assert!(place.contains("never put an older copy back"), "{place}");
                 if bit >= FIRST_BATCH * 8 {
                     assert!(place.contains("offset 4096"), "{place}");
                     assert!(indexes.unwrap().contains(&1));
@@ -185,6 +185,45 @@ fn a_missing_or_unreadable_state_file_is_never_an_empty_store() {
             fs::remove_dir_all(dir.path().join(name)).unwrap();
             assert!(matches!(try_open(dir.path()), Err(Error::Corrupt { .. })), "{name} removed");
         }
+    }
+}
+
+#[test]
+fn a_state_file_that_was_cut_or_grew_is_refused_though_it_holds_a_whole_older_state() {
+    for name in ["hard_state", "log_state"] {
+        let dir = scratch();
+        {
+            let engine = FileStorageEngine::open(dir.path()).unwrap();
+            for term in 3..=4 {
+                engine.meta_store().save_hard_state(&HardState::new(term, Some(1), None)).unwrap();
+            }
+            now(engine.log_store().persist_entries(entries(1..=1, 1))).unwrap();
+        }
+        let good = fs::read(dir.path().join(name)).unwrap();
+        for len in [0, 4096, 8192, 12288, 16383, 16385, 20480] {
+            patch(&dir.path().join(name), |bytes| bytes.resize(len, 0));
+            let refused = refuses(dir.path()).to_string();
+            assert!(refused.contains(name) && refused.contains(&format!("{len} bytes")), "{refused}");
+            fs::write(dir.path().join(name), &good).unwrap();
+        }
+        assert_eq!(open(dir.path()).last_index(), 1);
+    }
+}
+
+#[test]
+fn advice_on_damage_names_the_entries_first_and_never_sends_for_a_copy() {
+    let dir = scratch();
+    {
+        let log = open(dir.path());
+        now(log.persist_entries(entries(1..=2, 1))).unwrap();
+    }
+    patch(&segments(dir.path())[0], |bytes| bytes[FIRST_BATCH] ^= 1);
+    let refused = refuses(dir.path()).to_string();
+    let (found, advice) = refused.split_once("; ").unwrap();
+    assert!(found.contains("entries 1..=1"), "{refused}");
+    assert!(advice.starts_with("the files are left as they are"), "{refused}");
+    for wrong in ["rejoin", "learner", "bring", "restore", "remove it"] {
+        assert!(!refused.contains(wrong), "{refused}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! Answers to queries, from one point in time of the store.
 
 use bytes::Bytes;
+use d_engine_core::command::check_key;
 use d_engine_core::{Direction, Error, KvAnswer, KvQuery, KvView, Result};
 use sha2::{Digest, Sha256};
 
@@ -18,6 +19,7 @@ pub(crate) fn answer(view: &dyn KvView, book: &Bookkeeping, query: &KvQuery) -> 
     let revision = book.revision;
     match query {
         KvQuery::Get { key } => {
+            check_key(key).map_err(|reject| Error::invalid(reject.to_string()))?;
             let stored = with_store_key(key, |store_key| view.get(store_key))?;
             let record = stored.map(Record::decode).transpose()?;
             Ok(KvAnswer::Get { record: record.map(|record| record.with_key(key.clone())), revision })

@@ -440,3 +440,12 @@ fn commands_that_no_replica_can_read_are_refused_before_they_are_proposed() {
     assert!(matches!(machine.check_command(&newer), Err(Error::Unsupported { .. })));
     assert!(machine.check_command(b"\x01garbage").is_err());
 }
+
+#[test]
+fn a_key_that_cannot_exist_is_refused_rather_than_not_found() {
+    let machine = KvStateMachine::new(d_engine_mem::MemKvStore::new()).unwrap();
+    let get = |key: Bytes| machine.read_at(d_engine_core::KvQuery::Get { key }.encode());
+    assert!(matches!(get(Bytes::new()), Err(Error::Invalid { .. })));
+    assert!(matches!(get(Bytes::from(vec![b'k'; (64 << 10) + 1])), Err(Error::Invalid { .. })));
+    assert!(get(Bytes::from_static(b"absent")).is_ok());
+}

@@ -42,6 +42,8 @@ pub struct Config {
     pub max_pending_reads: usize,
     /// Entries kept in the log behind a snapshot, at most, for followers that still need them.
     pub max_entries_behind_snapshot: u64,
+    /// Bytes that one read of entries which are no longer in memory may return.
+    pub cold_read_bytes: usize,
     /// Bytes of recent entries kept in memory for followers and apply.
     pub tail_bytes: usize,
     /// The rule to break, for the tests of the tests.
@@ -50,9 +52,11 @@ pub struct Config {
 }
 
 /// The newest feature level that this build understands.
-pub(crate) const FEATURE_LEVEL: u32 = 1;
+pub const FEATURE_LEVEL: u32 = 1;
 /// The feature level that every cluster begins with; its leader raises it once every member offers more.
 pub(crate) const FIRST_FEATURE_LEVEL: u32 = 1;
+/// Entries that may be with the state machine at once.
+pub(crate) const MAX_APPLYING_ENTRIES: u64 = 1 << 14;
 /// Entries that may be unapplied at a leader; their sizes are kept in memory.
 pub(crate) const MAX_UNAPPLIED_ENTRIES: u64 = 1 << 16;
 
@@ -77,6 +81,7 @@ impl Config {
             max_command_bytes: 4 << 20,
             max_pending_reads: 1 << 16,
             max_entries_behind_snapshot: 1 << 20,
+            cold_read_bytes: 4 << 20,
             tail_bytes: 16 << 20,
             #[cfg(feature = "mutants")]
             mutant: crate::Mutant::None,

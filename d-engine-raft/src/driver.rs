@@ -230,15 +230,29 @@ pub struct Driver {
     outboxes: BTreeMap<NodeId, VecDeque<Outgoing>>,
     next_ticket: u64,
     apply_sent: u64,
+    /// Entries that the state machine has been handed and not yet applied: last index and bytes of each handful.
+    applying: VecDeque<(u64, usize)>,
+    applying_bytes: usize,
+    /// Bytes of entries handed to the state machine at once; beyond, it reads them from the log itself.
+    max_applying_bytes: usize,
+    cold_read_bytes: usize,
 }
-
-/// Bytes that a read of old entries for one message may return.
-const COLD_READ_BYTES: usize = 4 << 20;
 
 #[derive(Debug)]
 enum Outgoing {
     Ready(Message),
     Reading { ticket: u64, message: Unfilled },
+}
+
+impl Outgoing {
+    /// Term and replication stream.
+    fn stream(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Ready(Message { term, body: Body::Append(append), .. }) => Some((*term, append.session)),
+            Self::Ready(_) => None,
+            Self::Reading { message, .. } => Some((message.term, message.append.session)),
+        }
+    }
 }
 
 /// An AppendEntries whose entries are still to come.
@@ -258,8 +272,20 @@ impl Driver {
     pub fn new(config: Config, restored: Restored, boot: Boot, now: Duration) -> Result<Self, StartError> {
         let tail = Tail::new(config.tail_bytes);
         let apply_sent = restored.last_applied.index;
+        let (max_applying_bytes, cold_read_bytes) = (config.tail_bytes, config.cold_read_bytes);
         let raft = Raft::new(config, restored, boot, now)?;
-        Ok(Self { raft, tail, commands: VecDeque::new(), outboxes: BTreeMap::new(), next_ticket: 0, apply_sent })
+        Ok(Self {
+            raft,
+            tail,
+            commands: VecDeque::new(),
+            outboxes: BTreeMap::new(),
+            next_ticket: 0,
+            apply_sent,
+            applying: VecDeque::new(),
+            applying_bytes: 0,
+            max_applying_bytes,
+            cold_read_bytes,
+        })
     }
 
     /// Takes one event. What follows from it waits in [`Driver::poll`].
@@ -273,7 +299,10 @@ impl Driver {
             Event::Transfer { id, to } => Input::Transfer { id, to },
             Event::Persisted { seq } => Input::Persisted { seq },
             Event::StorageFailed { why } => Input::StorageFailed { why },
-            Event::Applied { index } => Input::Applied { index },
+            Event::Applied { index } => {
+                self.applied(index);
+                Input::Applied { index }
+            }
             Event::SnapshotMade { last_included } => Input::SnapshotMade { last_included },
             Event::SnapshotSent { to, session, installed } => Input::SnapshotSent { to, session, installed },
             Event::SnapshotReceived { from, term, last_included, membership } => {
@@ -353,11 +382,28 @@ impl Driver {
     fn apply(&mut self, up_to: u64) {
         let first = self.apply_sent + 1;
         self.apply_sent = up_to;
-        let entries = self.tail.range(first, up_to).unwrap_or_default();
+        let mut entries = self.tail.range(first, up_to).unwrap_or_default();
+        let bytes: usize = entries.iter().map(Entry::encoded_len).sum();
+        if !self.applying.is_empty() && self.applying_bytes + bytes > self.max_applying_bytes {
+            // A state machine that lags must not keep in memory what has left the tail.
+            entries = Vec::new();
+        } else {
+            self.applying.push_back((up_to, bytes));
+            self.applying_bytes += bytes;
+        }
         self.commands.push_back(Command::Apply { first, last: up_to, entries });
     }
 
+    fn applied(&mut self, index: u64) {
+        while let Some((_, bytes)) = self.applying.pop_front_if(|(last, _)| *last <= index) {
+            self.applying_bytes -= bytes;
+        }
+    }
+
     fn send(&mut self, to: NodeId, message: Message) {
+        if let Body::Append(append) = &message.body {
+            self.drop_stale(to, message.term, append.session);
+        }
         match self.outboxes.get_mut(&to) {
             // An AppendEntries that overtook an earlier one would be refused.
             Some(outbox) if matches!(message.body, Body::Append(_)) => outbox.push_back(Outgoing::Ready(message)),
@@ -366,6 +412,7 @@ impl Driver {
     }
 
     fn send_entries(&mut self, to: NodeId, message: Unfilled) {
+        self.drop_stale(to, message.term, message.append.session);
         let first = message.append.prev.index + 1;
         if let Some(entries) = self.tail.range(first, message.last) {
             return match self.fill(message, entries) {
@@ -376,7 +423,16 @@ impl Driver {
         self.next_ticket += 1;
         let (ticket, last) = (self.next_ticket, message.last);
         self.outboxes.entry(to).or_default().push_back(Outgoing::Reading { ticket, message });
-        self.commands.push_back(Command::ReadLog { ticket, first, last, max_bytes: COLD_READ_BYTES });
+        self.commands.push_back(Command::ReadLog { ticket, first, last, max_bytes: self.cold_read_bytes });
+    }
+
+    /// Messages of an older stream say nothing any more, and must not hold up those of the present one.
+    fn drop_stale(&mut self, to: NodeId, term: u64, session: u64) {
+        let Some(outbox) = self.outboxes.get_mut(&to) else { return };
+        outbox.retain(|outgoing| outgoing.stream() == Some((term, session)));
+        if outbox.is_empty() {
+            self.outboxes.remove(&to);
+        }
     }
 
     /// Fills a message if every entry is there with the right term; it is never shortened. `Err` is its session.

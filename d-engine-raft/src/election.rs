@@ -54,7 +54,7 @@ impl Raft {
             return self.campaign(false);
         }
         self.follow(None);
-        self.pre_vote_round += 1;
+        self.pre_vote_round = self.pre_vote_round.wrapping_add(1);
         let mut ballot = Ballot::default();
         ballot.granted.insert(self.config.node);
         self.part = Part::PreCandidate(ballot);
@@ -66,6 +66,7 @@ impl Raft {
     pub(crate) fn campaign(&mut self, transfer: bool) {
         assert!(self.may_campaign(), "only a voter campaigns");
         self.follow(None);
+        self.reset_election_timer();
         self.term += 1;
         self.voted_for = Some(self.config.node);
         self.stage_hard_state();

@@ -19,6 +19,9 @@ impl Raft {
         }
         self.hear_leader(from);
         self.leader_session = session;
+        if let Some(why) = self.lost_promise(append.matched) {
+            return self.fail(why);
+        }
         let is_heartbeat = append.entries.is_empty();
         let commit = append.commit;
         match self.take_entries(append) {
@@ -33,6 +36,19 @@ impl Raft {
             Err(Refusal::Bad) => self.bad_message(),
             Err(Refusal::Fork(why)) => self.fail(why),
         }
+    }
+
+    /// Within a term a follower keeps what it has acknowledged to the leader. If it is gone, the disk was put back to an
+    /// older state or lied about a sync, and nothing else it holds can be trusted.
+    fn lost_promise(&self, acknowledged: u64) -> Option<String> {
+        let last = self.log.last();
+        (acknowledged > last.index).then(|| {
+            format!(
+                "this node acknowledged entries up to {acknowledged} in term {}, but its log ends at {last}: an older copy of \
+                 its directory was put back, or its disk lost what it had reported as synced",
+                self.term
+            )
+        })
     }
 
     /// An append or heartbeat of the current leader, refused or not, restarts the election timer.

@@ -114,9 +114,9 @@ impl Raft {
 
     pub(crate) fn on_formation_probe(&mut self, from: NodeId, incarnation: u128) {
         if let Part::Unformed(formation) = &self.part {
-            if !formation.storing {
-                // The founder will name this incarnation for good, so it must survive a crash first.
-                self.promise(from, Body::FormationEmpty);
+            // The founder will name this incarnation for good, so it must survive a crash first; until then it asks again.
+            if !formation.storing && self.writes.is_settled() {
+                self.send(from, Body::FormationEmpty);
             }
             return;
         }
@@ -214,4 +214,41 @@ impl Raft {
 /// The entry that forms a cluster; equal on every founder, byte for byte.
 fn formation_entry(membership: &Membership) -> Entry {
     Entry::new(1, FORMATION_TERM, EntryKind::Membership, membership.encode())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Action, Append, Boot, Config, Input, Message, Restored};
+    use d_engine_core::LogId;
+
+    fn drain(raft: &mut Raft) -> Vec<Action> {
+        std::iter::from_fn(|| raft.poll_action()).collect()
+    }
+
+    /// Seed 9599 of the simulation: a directory that had applied its first entry came back without knowing its cluster.
+    #[test]
+    fn nothing_is_applied_before_the_directory_durably_belongs_to_a_cluster() {
+        let founders = vec![(1, "a:1".into()), (2, "b:1".into())];
+        let config = Config { founders, ..Config::new(2, "b:1") };
+        let boot = Boot { seed: 1, incarnation: 20, cluster: 0 };
+        let mut raft = Raft::new(config, Restored::default(), boot, Duration::ZERO).unwrap();
+        let says = |term, body| Input::Message { from: 1, message: Message { term, incarnation: 10, group: 0, body } };
+        let writes = |actions: &[Action]| actions.iter().filter(|action| matches!(action, Action::Write(_))).count();
+        let applies = |actions: &[Action]| actions.iter().any(|action| matches!(action, Action::Apply { .. }));
+
+        assert_eq!(writes(&drain(&mut raft)), 1, "the incarnation");
+        raft.handle(Duration::ZERO, Input::Persisted { seq: 1 });
+        let member = |node, incarnation| Member::new(node, incarnation, "a:1", MemberKind::Voter);
+        let membership = Membership::new(7, vec![member(1, 10), member(2, 20)], ClusterSettings::new(500, 500, 1));
+        raft.handle(Duration::ZERO, says(1, Body::Formation(formation_entry(&membership))));
+        assert_eq!(writes(&drain(&mut raft)), 2, "the entry, then the hard state");
+        raft.handle(Duration::ZERO, Input::Persisted { seq: 2 });
+        let prev = LogId::new(1, 1);
+        let append = Append { session: 1, prev, commit: 1, matched: 0, round: 0, entries: Vec::new() };
+        raft.handle(Duration::ZERO, says(2, Body::Append(append)));
+        assert!(!applies(&drain(&mut raft)), "the entry is durable, who owns it is not");
+        raft.handle(Duration::ZERO, Input::Persisted { seq: 4 });
+        assert!(applies(&drain(&mut raft)));
+    }
 }

@@ -172,8 +172,14 @@ impl Raft {
                     self.actions.push_back(Action::Send { to: *to, message });
                 }
                 let prev = self.log.id_at(progress.next - 1).unwrap_or(self.log.purged());
-                let append =
-                    Append { session: progress.session, prev, commit: self.commit, round: *round, entries: Vec::new() };
+                let append = Append {
+                    session: progress.session,
+                    prev,
+                    commit: self.commit,
+                    matched: progress.matched,
+                    round: *round,
+                    entries: Vec::new(),
+                };
                 let incarnation = self.identity.incarnation;
                 let message = Message { term: self.term, incarnation, group: 0, body: Body::Append(append) };
                 self.actions.push_back(Action::Send { to: *to, message });
@@ -238,7 +244,8 @@ impl Raft {
         }
         leader.sessions += 1;
         progress.probe(progress.matched + 1, leader.sessions);
-        progress.must_send = true;
+        // Entries that cannot be read now are asked for again with the next heartbeat, not at once and for ever.
+        progress.must_send = fitting.is_some();
     }
 
     pub(crate) fn on_unreachable(&mut self, to: NodeId) {
@@ -287,8 +294,9 @@ fn next_message(
     let prev = log.id_at(progress.next - 1)?;
     let (last, bytes) = log.message_end(progress.next, config.max_message_bytes, progress.cold_entries);
     let entries_term = log.term_at(last)?;
-    let append = Append { session: progress.session, prev, commit, round, entries: Vec::new() };
-    progress.sent(last, bytes);
+    let append =
+        Append { session: progress.session, prev, commit, matched: progress.matched, round, entries: Vec::new() };
+    progress.sent(last, bytes.unwrap_or(config.cold_read_bytes));
     progress.must_send = false;
     Some(Action::SendEntries { to, term, append, entries_term, last })
 }
@@ -296,7 +304,7 @@ fn next_message(
 /// The follower does not hold `prev`: continue where the logs may agree. Never below what is known to match.
 fn rewind(log: &Log, progress: &mut Progress, session: u64, prev: u64, hint: LogId) {
     let is_current = match progress.flow {
-        Flow::Probe => prev + 1 == progress.next,
+        Flow::Probe => prev == progress.next - 1,
         Flow::Replicate => prev > progress.matched,
         Flow::Snapshot => false,
     };

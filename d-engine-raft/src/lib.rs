@@ -33,7 +33,7 @@ mod tail;
 mod writes;
 
 pub use change::{Change, ChangeError};
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, FEATURE_LEVEL};
 pub use driver::{Command, Driver, Event};
 pub use membership::{has_quorum, quorum_value};
 pub use message::{Append, AppendOutcome, AppendReply, Body, Message, VoteRequest};

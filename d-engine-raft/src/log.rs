@@ -132,7 +132,15 @@ impl Log {
         self.sizes.push_back(entry.encoded_len() as u32);
         self.unapplied_bytes += entry.encoded_len();
         if self.sizes.len() as u64 > 2 * MAX_UNAPPLIED_ENTRIES {
-            self.sizes.pop_front();
+            self.forget_oldest_size();
+        }
+    }
+
+    fn forget_oldest_size(&mut self) {
+        let index = self.last.index + 1 - self.sizes.len() as u64;
+        if let Some(size) = self.sizes.pop_front().filter(|_| index > self.applied) {
+            // Nobody will know how much to subtract once it is applied.
+            self.unapplied_bytes = self.unapplied_bytes.saturating_sub(size as usize);
         }
     }
 
@@ -204,27 +212,26 @@ impl Log {
         self.sizes.get(at).map(|size| *size as usize)
     }
 
-    /// The last index of a message that begins at `first`, has one term, at most `max_bytes` of entries (one always
-    /// fits) and, where sizes are not known, at most `cold` entries; and the bytes known.
-    pub(crate) fn message_end(&self, first: u64, max_bytes: usize, cold: u64) -> (u64, usize) {
+    /// The last index of a message that begins at `first`, has one term and at most `max_bytes` of entries (one always
+    /// fits), and its bytes. Where sizes are not known the message has at most `cold` entries, none of known size, and
+    /// `None` for its bytes.
+    pub(crate) fn message_end(&self, first: u64, max_bytes: usize, cold: u64) -> (u64, Option<usize>) {
         let run_end = self.run_end(first);
+        let known_from = self.last.index + 1 - self.sizes.len() as u64;
+        if first < known_from {
+            return (run_end.min(known_from - 1).min(first + cold.max(1) - 1), None);
+        }
         let mut bytes = 0;
         let mut end = first;
         for index in first..=run_end {
-            let Some(size) = self.size_at(index) else {
-                if index - first >= cold {
-                    break;
-                }
-                end = index;
-                continue;
-            };
+            let size = self.size_at(index).unwrap_or(0);
             if index > first && bytes + size > max_bytes {
                 break;
             }
             bytes += size;
             end = index;
         }
-        (end, bytes)
+        (end, Some(bytes))
     }
 }
 
@@ -285,8 +292,27 @@ mod tests {
     fn messages_end_at_terms_and_byte_limits() {
         let log = log(&[1, 1, 1, 2]);
         let size = Entry::new(1, 1, EntryKind::Command, b"x").encoded_len();
-        assert_eq!(log.message_end(1, usize::MAX, 1), (3, 3 * size));
-        assert_eq!(log.message_end(1, 2 * size, 1), (2, 2 * size));
-        assert_eq!(log.message_end(2, 0, 1), (2, size));
+        assert_eq!(log.message_end(1, usize::MAX, 1), (3, Some(3 * size)));
+        assert_eq!(log.message_end(1, 2 * size, 1), (2, Some(2 * size)));
+        assert_eq!(log.message_end(2, 0, 1), (2, Some(size)));
+    }
+
+    /// A read of old entries that ends early shortens the next message only if all of them are of unknown size.
+    #[test]
+    fn messages_of_old_entries_hold_no_new_ones() {
+        let mut log = log(&[1, 1, 1, 1, 1, 1]);
+        log.sizes.drain(..4);
+        assert_eq!(log.message_end(1, usize::MAX, 3), (3, None));
+        assert_eq!(log.message_end(3, usize::MAX, 3), (4, None), "entry 5 is known again");
+        assert_eq!(log.message_end(5, usize::MAX, 3).0, 6);
+    }
+
+    #[test]
+    fn sizes_that_are_forgotten_before_they_are_applied_do_not_count_for_ever() {
+        let mut log = log(&[1; 4]);
+        log.forget_oldest_size();
+        log.forget_oldest_size();
+        log.applied(4);
+        assert_eq!(log.unapplied(), (0, 0));
     }
 }

@@ -100,6 +100,9 @@ pub struct Append {
     pub prev: LogId,
     /// The leader's commit index.
     pub commit: u64,
+    /// What the receiver has acknowledged in this term, as far as the leader knows: a receiver that lacks it has lost what
+    /// it promised.
+    pub matched: u64,
     /// The leader's newest confirmation round, echoed (§6.4).
     pub round: u64,
     /// The entries; none in a heartbeat.

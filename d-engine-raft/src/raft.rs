@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use d_engine_core::{Entry, EntryKind, HardState, Identity, LogId, Membership};
 
+use crate::config::MAX_APPLYING_ENTRIES;
 use crate::election::Ballot;
 use crate::formation::Formation;
 use crate::leader::Leader;
@@ -101,7 +102,8 @@ impl Raft {
             promised: None,
             echoed_round: 0,
             forwarded: ForwardedReads::new(boot.seed),
-            pre_vote_round: 0,
+            // Grants of an earlier life are not ours.
+            pre_vote_round: boot.seed,
             rng: fastrand::Rng::with_seed(boot.seed),
             now,
             actions: VecDeque::new(),
@@ -165,8 +167,9 @@ impl Raft {
             Input::Unreachable { to } => self.on_unreachable(to),
             Input::Timeout => self.on_timeout(),
         }
-        #[cfg(debug_assertions)]
-        self.check_invariants();
+        if cfg!(debug_assertions) {
+            self.check_invariants();
+        }
     }
 
     /// The next thing to do, until `None`.
@@ -212,7 +215,10 @@ impl Raft {
     }
 
     fn on_message(&mut self, from: NodeId, message: Message) {
-        if message.group != 0 || from == self.config.node {
+        // No honest sender counts so far; what is added to these numbers must not overflow.
+        let is_absurd = message.term > u64::MAX / 2
+            || matches!(&message.body, Body::Append(append) if append.prev.index > u64::MAX / 2);
+        if message.group != 0 || from == self.config.node || is_absurd {
             return self.bad_message();
         }
         let Message { term, incarnation, body, .. } = message;
@@ -291,15 +297,18 @@ impl Raft {
         assert!(index <= self.apply_sent, "only what was handed out can be applied");
         self.applied = self.applied.max(index);
         self.log.applied(index);
+        self.maybe_apply();
     }
 
     /// Hands out what is committed and durable here. `Apply` never passes the node's own persisted index, so a
-    /// `last_applied` beyond the log at start proves a lost log.
+    /// `last_applied` beyond the log at start proves a lost log; nor the hard state, so that a directory which has applied
+    /// anything knows that it belongs to a cluster.
     pub(crate) fn maybe_apply(&mut self) {
         let unpersisted = self.config.breaks(crate::Mutant::ApplyBeforePersisted);
         let durable = if unpersisted { self.log.last().index } else { self.writes.persisted_index() };
-        let up_to = self.commit.min(durable);
-        if up_to > self.apply_sent && self.installing.is_none() {
+        let up_to = self.commit.min(durable).min(self.applied + MAX_APPLYING_ENTRIES);
+        let is_owned = self.writes.is_hard_state_durable() && self.installing.is_none();
+        if up_to > self.apply_sent && is_owned {
             self.apply_sent = up_to;
             self.actions.push_back(Action::Apply { up_to });
         }

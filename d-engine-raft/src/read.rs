@@ -10,7 +10,7 @@ use crate::raft::{Action, Part, Raft, Rejection};
 use crate::{Body, Mutant, NodeId};
 
 /// Who waits for a read index.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asker {
     Local { id: u64 },
     Remote { node: NodeId, nonce: u64, counter: u64 },
@@ -42,6 +42,11 @@ impl LeaderReads {
         true
     }
 
+    /// Whether this question is being answered already.
+    fn knows(&self, asker: Asker) -> bool {
+        [&self.held, &self.waiting, &self.confirming].iter().any(|askers| askers.contains(&asker))
+    }
+
     fn len(&self) -> usize {
         self.held.len() + self.waiting.len() + self.confirming.len()
     }
@@ -56,23 +61,11 @@ pub(crate) struct ForwardedReads {
     waiting: Vec<u64>,
     asked: Vec<u64>,
     resend_at: Duration,
-    /// Those who wait have been asked for before.
-    is_resent: bool,
-    /// When those who are asked for are told that nobody answers.
-    until: Duration,
 }
 
 impl ForwardedReads {
     pub(crate) fn new(seed: u64) -> Self {
-        Self {
-            nonce: seed,
-            counter: 0,
-            waiting: Vec::new(),
-            asked: Vec::new(),
-            resend_at: Duration::ZERO,
-            is_resent: false,
-            until: Duration::ZERO,
-        }
+        Self { nonce: seed, counter: 0, waiting: Vec::new(), asked: Vec::new(), resend_at: Duration::ZERO }
     }
 
     /// When a question that is under way should be asked again.
@@ -182,6 +175,7 @@ impl Raft {
     pub(crate) fn on_read_index(&mut self, from: NodeId, nonce: u64, counter: u64) {
         let asker = Asker::Remote { node: from, nonce, counter };
         match &self.part {
+            Part::Leader(leader) if leader.reads.knows(asker) => {}
             Part::Leader(leader) if leader.reads.len() < self.config.max_pending_reads => self.take_read(asker),
             _ => self.answer(asker, None),
         }
@@ -196,29 +190,27 @@ impl Raft {
         }
         std::mem::swap(&mut reads.waiting, &mut reads.asked);
         reads.counter += 1;
-        if !std::mem::take(&mut reads.is_resent) {
-            reads.until = self.now + self.config.election_timeout_max;
-        }
-        reads.resend_at = self.now + self.config.heartbeat_interval * 2;
-        let body = Body::ReadIndex { nonce: reads.nonce, counter: reads.counter };
-        self.send(leader, body);
+        self.ask_read_index(leader);
     }
 
-    /// Question or answer was lost: ask again, with everybody who has come since. A node that does not campaign may never
-    /// learn that its leader is gone, so it does not ask for ever.
+    /// Question or answer may be lost: ask the same again, so that a late answer still counts. A leader that has not been
+    /// heard for long answers nobody.
     pub(crate) fn resend_forwarded_reads(&mut self) {
         if self.forwarded.resend_at().is_none_or(|at| self.now < at) {
             return;
         }
-        let asked = std::mem::take(&mut self.forwarded.asked);
-        if self.now >= self.forwarded.until {
-            for id in asked {
-                self.reject(id, Rejection::NotLeader { leader: None });
-            }
-            return;
+        let is_silent = self.heard_at.is_none_or(|heard| heard + self.config.election_timeout_max * 2 < self.now);
+        match self.leader.filter(|_| !is_silent) {
+            Some(leader) => self.ask_read_index(leader),
+            None => self.follow(None),
         }
-        self.forwarded.is_resent = true;
-        self.forwarded.waiting.extend(asked);
+    }
+
+    fn ask_read_index(&mut self, leader: NodeId) {
+        let reads = &mut self.forwarded;
+        reads.resend_at = self.now + self.config.heartbeat_interval * 2;
+        let body = Body::ReadIndex { nonce: reads.nonce, counter: reads.counter };
+        self.send(leader, body);
     }
 
     /// Answers to questions that are not under way are dropped.

@@ -36,6 +36,13 @@ impl Restored {
         if identity.node != config.node {
             return Err(StartError::OtherNode { found: identity.node, expected: config.node });
         }
+        if identity.cluster == 0 && last.index > 0 && !self.is_interrupted_formation(config.node, identity.incarnation)
+        {
+            return Err(StartError::HardStateUnformed { last });
+        }
+        if let Some(cluster) = self.foreign_cluster(identity.cluster).filter(|_| identity.formed) {
+            return Err(StartError::OtherCluster { log: cluster, hard_state: identity.cluster });
+        }
         if identity.formed && last.index == 0 {
             return Err(StartError::LogLost { cluster: identity.cluster });
         }
@@ -61,6 +68,17 @@ impl Restored {
         } else {
             Resume::Discard
         }
+    }
+
+    /// Whether the log is what a crash in the middle of a formation leaves: the first entry, which lists this directory.
+    fn is_interrupted_formation(&self, node: u64, incarnation: u128) -> bool {
+        let [(1, membership)] = &self.log.memberships[..] else { return false };
+        self.log.last == LogId::new(1, 1) && membership.member(node).is_some_and(|m| m.incarnation == incarnation)
+    }
+
+    /// Another cluster that a membership in the log belongs to.
+    fn foreign_cluster(&self, cluster: u128) -> Option<u128> {
+        self.log.memberships.iter().map(|(_, membership)| membership.cluster).find(|other| *other != cluster)
     }
 
     /// Apply never passes the durable log, so a state machine ahead of it proves a lost log.
@@ -105,6 +123,10 @@ pub struct Boot {
     pub cluster: u128,
 }
 
+/// What to do about a directory that is not whole.
+const ADVICE: &str = "Nothing was changed. Do not put an older copy back: it may lack what this node has promised. The \
+                      cluster goes on without this node while a majority of the others runs";
+
 /// Why a directory cannot be started. Nothing has been changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -120,25 +142,33 @@ pub enum StartError {
         expected: u64,
     },
     /// There is a log but no hard state.
-    #[error(
-        "the hard state is missing although the log holds entries up to {last}; the directory is incomplete: this node may have voted and forgotten it. Restore the missing file, or wipe the directory and rejoin as a new member"
-    )]
+    #[error("the hard state is missing although the log holds entries up to {last}; the directory is incomplete: this node may have voted and forgotten it. {advice}", advice = ADVICE)]
     HardStateLost {
         /// Last entry of the log.
         last: LogId,
     },
+    /// There is a log, and a hard state from before there was one.
+    #[error("the hard state belongs to no cluster although the log holds entries up to {last}; an old hard state was put back: this node may have voted and forgotten it. {advice}", advice = ADVICE)]
+    HardStateUnformed {
+        /// Last entry of the log.
+        last: LogId,
+    },
+    /// Log and hard state are of different clusters.
+    #[error("the log belongs to cluster {log:032x}, but the hard state to cluster {hard_state:032x}; files of two directories were mixed. {advice}", advice = ADVICE)]
+    OtherCluster {
+        /// Cluster in the log.
+        log: u128,
+        /// Cluster in the hard state.
+        hard_state: u128,
+    },
     /// There is a formed hard state but no log.
-    #[error(
-        "the log is missing although this node belongs to cluster {cluster:032x}; the directory is incomplete: entries it acknowledged are gone. Restore the missing files, or wipe the directory and rejoin as a new member"
-    )]
+    #[error("the log is missing although this node belongs to cluster {cluster:032x}; the directory is incomplete: entries it acknowledged are gone. {advice}", advice = ADVICE)]
     LogLost {
         /// Cluster in the hard state.
         cluster: u128,
     },
     /// The state machine is ahead of the log.
-    #[error(
-        "the state machine has applied {applied}, but the log {log}; the log was lost or replaced. Restore it, or wipe the directory and rejoin as a new member"
-    )]
+    #[error("the state machine has applied {applied}, but the log {log}; the log was lost or replaced. {advice}", advice = ADVICE)]
     LogBehindState {
         /// Last applied entry.
         applied: LogId,
@@ -146,9 +176,7 @@ pub enum StartError {
         log: String,
     },
     /// The log begins after the state machine's state, and there is no snapshot.
-    #[error(
-        "the log begins after {purged}, but the state machine has applied only {applied} and there is no snapshot between them. Restore the state machine's directory or a snapshot, or wipe the directory and rejoin as a new member"
-    )]
+    #[error("the log begins after {purged}, but the state machine has applied only {applied} and there is no snapshot between them. {advice}", advice = ADVICE)]
     StateBehindLog {
         /// Purge boundary of the log.
         purged: LogId,
@@ -156,9 +184,7 @@ pub enum StartError {
         applied: LogId,
     },
     /// The hard state's term is older than the log's.
-    #[error(
-        "the hard state is of term {term}, but the log holds entries of term {last}; an old hard state was put back. Restore the newer one, or wipe the directory and rejoin as a new member"
-    )]
+    #[error("the hard state is of term {term}, but the log holds entries of term {last}; an old hard state was put back. {advice}", advice = ADVICE)]
     HardStateOld {
         /// Term in the hard state.
         term: u64,
@@ -166,11 +192,68 @@ pub enum StartError {
         last: u64,
     },
     /// The log holds no membership.
-    #[error(
-        "the log holds no membership and there is no snapshot that has one; the directory is incomplete. Wipe it and rejoin as a new member"
-    )]
+    #[error("the log holds no membership and there is no snapshot that has one; the directory is incomplete. {advice}", advice = ADVICE)]
     NoMembership,
     /// The configuration contradicts itself.
     #[error("{0}")]
     Config(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use d_engine_core::{ClusterSettings, Entry, EntryKind, Identity, Member, MemberKind, Membership};
+
+    /// A directory of node 1 with incarnation 10 whose log has entries of these terms behind the formation entry.
+    fn directory(hard_state: Option<HardState>, terms: &[u64]) -> Restored {
+        let members = vec![Member::new(1, 10, "a:1", MemberKind::Voter)];
+        let membership = Membership::new(7, members, ClusterSettings::new(500, 500, 1));
+        let mut log = LogSummary::new(LogId::default());
+        log.push(&Entry::new(1, 1, EntryKind::Membership, membership.encode())).unwrap();
+        for (term, index) in terms.iter().zip(2..) {
+            log.push(&Entry::new(index, *term, EntryKind::Command, b"x")).unwrap();
+        }
+        Restored { hard_state, log, ..Restored::default() }
+    }
+
+    fn refusal(restored: &Restored) -> StartError {
+        restored.check(&Config::new(1, "a:1")).unwrap_err()
+    }
+
+    fn formed(term: u64, cluster: u128) -> Option<HardState> {
+        Some(HardState::new(term, None, Some(Identity::unformed(1, 10).form(cluster))))
+    }
+
+    #[test]
+    fn a_sound_directory_starts_and_so_does_an_interrupted_formation() {
+        assert_eq!(directory(formed(3, 7), &[2, 3]).check(&Config::new(1, "a:1")), Ok(()));
+        let unformed = Some(HardState::new(0, None, Some(Identity::unformed(1, 10))));
+        assert_eq!(directory(unformed, &[]).check(&Config::new(1, "a:1")), Ok(()));
+    }
+
+    #[test]
+    fn a_hard_state_that_is_missing_or_old_is_refused() {
+        let last = LogId::new(3, 3);
+        assert_eq!(refusal(&directory(None, &[2, 3])), StartError::HardStateLost { last });
+        assert_eq!(refusal(&directory(formed(2, 7), &[2, 3])), StartError::HardStateOld { term: 2, last: 3 });
+        let unformed = Some(HardState::new(0, None, Some(Identity::unformed(1, 10))));
+        assert_eq!(refusal(&directory(unformed, &[2, 3])), StartError::HardStateUnformed { last });
+        let stranger = Some(HardState::new(0, None, Some(Identity::unformed(1, 11))));
+        assert_eq!(refusal(&directory(stranger, &[])), StartError::HardStateUnformed { last: LogId::new(1, 1) });
+    }
+
+    #[test]
+    fn a_log_that_is_missing_or_of_another_cluster_is_refused() {
+        let empty = Restored { hard_state: formed(3, 7), ..Restored::default() };
+        assert_eq!(refusal(&empty), StartError::LogLost { cluster: 7 });
+        assert_eq!(refusal(&directory(formed(3, 8), &[3])), StartError::OtherCluster { log: 7, hard_state: 8 });
+    }
+
+    #[test]
+    fn applied_state_beyond_the_log_is_refused() {
+        let ahead = Restored { last_applied: LogId::new(3, 9), ..directory(formed(3, 7), &[2, 3]) };
+        assert!(matches!(refusal(&ahead), StartError::LogBehindState { .. }));
+        let other = Restored { last_applied: LogId::new(1, 2), ..directory(formed(3, 7), &[2, 3]) };
+        assert!(matches!(refusal(&other), StartError::LogBehindState { .. }));
+    }
 }

@@ -77,6 +77,17 @@ pub struct PeerStatus {
     pub silent_for: Option<Duration>,
 }
 
+/// `node 3`, or `nodes 1 and 3`.
+fn nodes(nodes: &[NodeId]) -> String {
+    let mut sorted: Vec<_> = nodes.iter().map(u64::to_string).collect();
+    sorted.sort();
+    match sorted.split_last() {
+        Some((last, [])) => format!("node {last}"),
+        Some((last, others)) => format!("nodes {} and {last}", others.join(", ")),
+        None => "no nodes".into(),
+    }
+}
+
 impl Raft {
     /// What the replica can tell about itself.
     pub fn status(&self, now: Duration) -> Status {
@@ -109,9 +120,9 @@ impl Raft {
         match &self.part {
             Part::Failed(why) => Some(why.clone()),
             Part::Unformed(formation) if !formation.refused_by.is_empty() => Some(format!(
-                "nodes {:?} belong to a cluster that was formed without this data directory; if it was wiped, replace the \
-                 old member by a new one",
-                formation.refused_by
+                "this data directory is empty, and {} already belong to a cluster that was formed without it. If it is the \
+                 wiped directory of a member, the cluster goes on without it; it cannot come back under its old identity",
+                nodes(&formation.refused_by)
             )),
             _ => None,
         }

@@ -4,7 +4,7 @@ mod common;
 
 use bytes::Bytes;
 use common::Cluster;
-use d_engine_raft::{Event, Rejection};
+use d_engine_raft::{Append, Body, Event, Message, Rejection, Role};
 
 #[test]
 fn three_empty_nodes_form_a_cluster_and_commit() {
@@ -53,4 +53,27 @@ fn one_node_serves_alone() {
     cluster.event(1, Event::Read { id: 2 });
     assert_eq!(cluster.applied[&1].len(), 1);
     assert_eq!(cluster.ready.len(), 1);
+}
+
+#[test]
+fn a_follower_that_has_lost_what_it_acknowledged_says_so_and_stops() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.leader();
+    let follower = 1 + leader % 3;
+    cluster.event(leader, Event::Propose { id: 1, command: Bytes::from_static(b"x") });
+    let status = cluster.nodes[&leader].status(cluster.now);
+    let append = Append {
+        session: 9,
+        prev: status.last,
+        commit: status.commit,
+        matched: status.last.index + 5,
+        round: 0,
+        entries: Vec::new(),
+    };
+    let incarnation = status.identity.incarnation;
+    let message = Message { term: status.term, incarnation, group: 0, body: Body::Append(append) };
+    cluster.event(follower, Event::Message { from: leader, message });
+    let status = cluster.nodes[&follower].status(cluster.now);
+    assert_eq!(status.role, Role::Failed);
+    assert!(status.failure.unwrap().contains("acknowledged entries up to"));
 }

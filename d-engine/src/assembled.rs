@@ -26,9 +26,6 @@ use crate::state_machine_handler::{ApplyQueue, StateMachineHandler};
 use crate::wire::Wire;
 use crate::{NodeConfig, StartupError};
 
-/// The newest command, entry and snapshot versions that this build understands.
-const FEATURE_LEVEL: u32 = 1;
-
 /// Everything a node needs, checked and not started.
 pub struct Assembled {
     pub(crate) config: NodeConfig,
@@ -64,7 +61,7 @@ impl Assembled {
             messages: config.limits.max_waiting_messages,
         }));
         let hello = Hello {
-            feature_level: FEATURE_LEVEL,
+            feature_level: d_engine_raft::FEATURE_LEVEL,
             election_timeout_min_ms: config.raft.election_timeout_min_ms,
             clock_drift_ppm: config.raft.clock_drift_ppm,
             ..Hello::new(config.node.id, 0)
@@ -117,9 +114,7 @@ impl Assembled {
             Ok(threads) => threads,
             Err(error) => {
                 #[cfg(feature = "server")]
-                if let Route::Network(network) = &shared.route
-                    && let Some(network) = network.get()
-                {
+                if let Some(network) = shared.network() {
                     network.abort();
                 }
                 // Those that did start end with their queues.
@@ -187,7 +182,7 @@ fn spawn_threads(
         format!("d-engine-{node}-disk"),
         move || disk.run(&queue, &to),
         move |why| {
-            after.0.close();
+            after.0.abandon();
             after.1(why);
         },
     )?;
@@ -197,7 +192,7 @@ fn spawn_threads(
         format!("d-engine-{node}-apply"),
         move || handler.run(&queue, &to),
         move |why| {
-            after.0.close();
+            after.0.abandon();
             after.1(why);
         },
     )?;
@@ -210,8 +205,7 @@ fn spawn_threads(
     let driver = spawn(format!("d-engine-{node}-driver"), run, move |why| {
         published.fail(why);
         // Nobody answers any more: those that wait are told so by being dropped.
-        inbox.close();
-        inbox.take_all(&mut Vec::new(), None);
+        inbox.abandon();
     })?;
     Ok(vec![driver, disk, apply])
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 use tokio::task::AbortHandle;
 
-use crate::shared::{Route, Shared};
+use crate::shared::Shared;
 
 /// How long calls that are under way may take to finish once the node ends.
 const DRAIN: Duration = Duration::from_millis(1000);
@@ -56,9 +56,7 @@ impl Ending {
         // Those that have not finished by then are told so when the driver ends.
         let _ = tokio::time::timeout(DRAIN, drained).await;
         #[cfg(feature = "server")]
-        if let Route::Network(network) = &self.shared.route
-            && let Some(network) = network.get()
-        {
+        if let Some(network) = self.shared.network() {
             network.shutdown().await;
         }
         self.shared.inbox.close();
@@ -89,9 +87,7 @@ impl Drop for Ending {
         self.shared.refuse_calls();
         self.shared.inbox.close();
         #[cfg(feature = "server")]
-        if let Route::Network(network) = &self.shared.route
-            && let Some(network) = network.get()
-        {
+        if let Some(network) = self.shared.network() {
             network.abort();
         }
         let threads = self.take_threads();

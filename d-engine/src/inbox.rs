@@ -149,6 +149,11 @@ impl Inbox {
         self.queue.close();
     }
 
+    /// The driver has ended by a fault: drops everything that waits.
+    pub(crate) fn abandon(&self) {
+        self.queue.abandon();
+    }
+
     /// Moves everything that waits into `into`, waiting at most `timeout`; false: closed and empty.
     pub(crate) fn take_all(&self, into: &mut Vec<Inbound>, timeout: Option<Duration>) -> bool {
         let open = self.queue.take_all(into, timeout);

@@ -92,6 +92,7 @@ impl Published {
     }
 
     /// The members to dial; none while the node belongs to no cluster.
+    #[cfg(feature = "server")]
     pub(crate) fn members(&self) -> Vec<(NodeId, String)> {
         members(&self.lock())
     }

@@ -63,6 +63,13 @@ impl<T> Queue<T> {
         self.wake_if_sleeping(state);
     }
 
+    /// [`close`](Queue::close) by the taker's end: what waits is dropped, since nobody will take it.
+    pub(crate) fn abandon(&self) {
+        self.close();
+        let items = std::mem::take(&mut self.lock().items);
+        drop(items);
+    }
+
     /// Moves everything that waits into `into`, which is empty; waits for something, at most for `timeout`. Returns
     /// whether more may come.
     pub(crate) fn take_all(&self, into: &mut Vec<T>, timeout: Option<Duration>) -> bool {
@@ -140,6 +147,16 @@ mod tests {
         }
         queue.close();
         assert_eq!(taker.join().unwrap(), (0..1000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_abandoned_queue_keeps_nothing() {
+        let queue = Queue::new();
+        let item = Arc::new(());
+        queue.push(Arc::clone(&item)).unwrap();
+        queue.abandon();
+        queue.append(&mut vec![Arc::clone(&item)]);
+        assert_eq!(Arc::strong_count(&item), 1);
     }
 
     #[test]

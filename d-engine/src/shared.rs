@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,7 +43,7 @@ pub(crate) enum Route {
     InProcess(LocalRouter),
     /// Over the network; set once the server runs.
     #[cfg(feature = "server")]
-    Network(OnceLock<Arc<crate::network::Network>>),
+    Network(std::sync::OnceLock<Arc<crate::network::Network>>),
 }
 
 /// What one attempt of a call came to.
@@ -81,6 +81,15 @@ impl Shared {
         self.config.node.id
     }
 
+    /// The server and the streams to peers, if there are any.
+    #[cfg(feature = "server")]
+    pub(crate) fn network(&self) -> Option<&crate::network::Network> {
+        match &self.route {
+            Route::Network(network) => network.get().map(AsRef::as_ref),
+            _ => None,
+        }
+    }
+
     /// Whether calls are taken.
     pub(crate) fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
@@ -102,9 +111,12 @@ impl Shared {
 
     /// [`propose_checked`](Shared::propose_checked) of a command from outside.
     ///
-    /// The built-in machine stops on a command of a newer version, because skipping it would make replicas differ. So
-    /// what is not a command, and would look like one from the future, must not get into the log.
+    /// A machine stops on a command of a newer version, because skipping it would make replicas differ. So what is not a
+    /// command, and would look like one from the future, must not get into the log.
     pub(crate) async fn propose(&self, command: Bytes, forwarded: bool) -> Result<Reply> {
+        self.with_machine(|machine| {
+            machine.check_command(&command).map_err(|error| Error::invalid(error.to_string()))
+        })?;
         if self.speaks_key_value()? {
             KvCommand::decode_bytes(command.clone())
                 .map_err(|error| ClientError::malformed(error.to_string()))?

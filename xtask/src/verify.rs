@@ -298,7 +298,8 @@ impl Run {
                 counted_as_one(&log, ended)
             }
             Work::Xtask(arguments) => {
-                let program = std::env::current_exe().unwrap_or_else(|_| self.target.join("debug/xtask"));
+                // The file this process was started from is gone if the build step made it anew.
+                let program = self.target.join("debug/xtask");
                 let log = self.log(step);
                 let ended = process::run(Command::new(program).args(*arguments), &log, step.limit, |_| None);
                 counted_as_one(&log, ended)

@@ -73,6 +73,7 @@ fn append_to_wire(append: &Append) -> wire::AppendEntries {
         session: append.session,
         prev: Some(log_id_to_wire(append.prev)),
         commit: append.commit,
+        matched: append.matched,
         round: append.round,
         entries: append.entries.iter().map(Entry::encode).collect(),
     }
@@ -132,6 +133,7 @@ fn append_from_wire(append: wire::AppendEntries) -> Result<Append, Malformed> {
         session: append.session,
         prev: log_id_from_wire(append.prev),
         commit: append.commit,
+        matched: append.matched,
         round: append.round,
         entries,
     })
@@ -185,13 +187,16 @@ mod tests {
     }
 
     fn append() -> impl Strategy<Value = Append> {
-        (any::<[u64; 3]>(), log_id(), vec(entry(), 0..4)).prop_map(|([session, commit, round], prev, entries)| Append {
-            session,
-            prev,
-            commit,
-            round,
-            entries,
-        })
+        (any::<[u64; 4]>(), log_id(), vec(entry(), 0..4)).prop_map(
+            |([session, commit, matched, round], prev, entries)| Append {
+                session,
+                prev,
+                commit,
+                matched,
+                round,
+                entries,
+            },
+        )
     }
 
     fn append_reply() -> impl Strategy<Value = AppendReply> {

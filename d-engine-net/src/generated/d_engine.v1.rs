@@ -1343,6 +1343,9 @@ pub mod raft_message {
         /// term u64 | index u64 | data`, little-endian.
         #[prost(bytes = "bytes", repeated, tag = "5")]
         pub entries: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+        /// What the receiver has acknowledged in this term: a receiver that lacks it has lost what it promised.
+        #[prost(uint64, tag = "6")]
+        pub matched: u64,
     }
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct AppendReply {
