@@ -192,6 +192,7 @@ impl World {
         node.shelf.keep(snapshot);
         self.trace.note(id, What::SnapshotInstalled, &[at.term, at.index]);
         self.answer_receipt(id, Some(at));
+        self.answer(id)?;
         self.give(id, Event::SnapshotInstalled { last_included: at, ok: true })
     }
 
