@@ -3,6 +3,7 @@
 //! A seed decides everything: which faults are on and how hard, every delay, every crash. The same seed always gives the
 //! same trace. After each step the laws of Raft are checked over all nodes at once ([`Simulation::run`]); at the end the
 //! faults stop, and the cluster must agree and serve again. [`World`] can also be driven by hand, for scenarios.
+#![doc = include_str!("README.md")]
 
 mod checks;
 mod clients;
