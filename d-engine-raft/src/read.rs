@@ -61,11 +61,20 @@ pub(crate) struct ForwardedReads {
     waiting: Vec<u64>,
     asked: Vec<u64>,
     resend_at: Duration,
+    /// When those who wait for an answer are told that there is none.
+    until: Duration,
 }
 
 impl ForwardedReads {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { nonce: seed, counter: 0, waiting: Vec::new(), asked: Vec::new(), resend_at: Duration::ZERO }
+        Self {
+            nonce: seed,
+            counter: 0,
+            waiting: Vec::new(),
+            asked: Vec::new(),
+            resend_at: Duration::ZERO,
+            until: Duration::ZERO,
+        }
     }
 
     /// When a question that is under way should be asked again.
@@ -190,13 +199,20 @@ impl Raft {
         }
         std::mem::swap(&mut reads.waiting, &mut reads.asked);
         reads.counter += 1;
+        reads.until = self.now + self.config.election_timeout_max * 2;
         self.ask_read_index(leader);
     }
 
     /// Question or answer may be lost: ask the same again, so that a late answer still counts. A leader that has not been
-    /// heard for long answers nobody.
+    /// heard for long answers nobody; and of one that this node's configuration does not hold yet no answer counts.
     pub(crate) fn resend_forwarded_reads(&mut self) {
         if self.forwarded.resend_at().is_none_or(|at| self.now < at) {
+            return;
+        }
+        if self.now >= self.forwarded.until {
+            for id in std::mem::take(&mut self.forwarded.asked) {
+                self.reject(id, Rejection::NotLeader { leader: None });
+            }
             return;
         }
         let is_silent = self.heard_at.is_none_or(|heard| heard + self.config.election_timeout_max * 2 < self.now);

@@ -50,7 +50,7 @@ impl World {
         self.demand("Convergence", SETTLE_LIMIT, Self::has_converged)?;
         if self.all_answered().is_err() {
             // A node that knows no leader gives its reads up after an election timeout.
-            self.run_for(self.node(1).config.election_timeout_max * 2)?;
+            self.run_for(self.node(1).config.election_timeout_max * 5)?;
         }
         let checked = self.checks.whole_logs(&self.nodes).and_then(|()| self.all_answered());
         checked.map_err(|breach| self.violation(breach))
