@@ -1,5 +1,5 @@
 //! Runs seeds of the simulator: `simulate [--seeds N] [--seed S] [--steps N] [--nodes N] [--threads N] [--mutant NAME]
-//! [--lenient] [--trace]`. Exit code 1 if a law did not hold.
+//! [--lenient] [--no-changes] [--trace]`. Exit code 1 if a law did not hold.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
 
@@ -74,6 +74,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Strin
             "--nodes" => parsed.options.nodes = Some(number(&value()?)?),
             "--threads" => parsed.threads = number(&value()?)? as usize,
             "--mutant" => parsed.options.mutant = mutant(&value()?)?,
+            "--no-changes" => parsed.options.changes = false,
             "--lenient" => parsed.options.strict = false,
             "--trace" => parsed.options.echo = true,
             _ => return Err(format!("unknown flag {flag}")),

@@ -63,6 +63,8 @@ fn body_to_wire(body: Body) -> Option<wire::Body> {
         Body::ReadIndexReply { nonce, counter, index } => {
             wire::Body::ReadIndexReply(wire::ReadIndexReply { nonce, counter, index })
         }
+        Body::TimeoutNow { session } => wire::Body::TimeoutNow(wire::TimeoutNow { session }),
+        Body::Welcome { cluster } => wire::Body::Welcome(wire::Welcome { cluster: id_to_wire(cluster) }),
         // A kind that this crate does not carry yet travels as a message without a body, which receivers drop.
         _ => return None,
     })
@@ -123,6 +125,10 @@ fn body_from_wire(body: wire::Body) -> Result<Body, Malformed> {
         wire::Body::ReadIndex(wire::ReadIndex { nonce, counter }) => Body::ReadIndex { nonce, counter },
         wire::Body::ReadIndexReply(wire::ReadIndexReply { nonce, counter, index }) => {
             Body::ReadIndexReply { nonce, counter, index }
+        }
+        wire::Body::TimeoutNow(wire::TimeoutNow { session }) => Body::TimeoutNow { session },
+        wire::Body::Welcome(wire::Welcome { cluster }) => {
+            Body::Welcome { cluster: id_from_wire(&cluster, "the cluster of a welcome")? }
         }
     })
 }
@@ -225,6 +231,8 @@ mod tests {
             any::<bool>().prop_map(|granted| Body::VoteReply { granted }),
             append().prop_map(Body::Append),
             append_reply().prop_map(Body::AppendReply),
+            any::<u64>().prop_map(|session| Body::TimeoutNow { session }),
+            (1..u128::MAX).prop_map(|cluster| Body::Welcome { cluster }),
             any::<[u64; 2]>().prop_map(|[nonce, counter]| Body::ReadIndex { nonce, counter }),
             (any::<[u64; 2]>(), option::of(any::<u64>())).prop_map(|([nonce, counter], index)| Body::ReadIndexReply {
                 nonce,

@@ -75,8 +75,14 @@ impl World {
                 (self.profile.delay_max * 4, false)
             }
             1 => {
-                self.pause_for_a_while(leader);
-                (beat, false)
+                // Between a heartbeat and its answers, which then wait until the leader wakes up.
+                let due = self.node(leader).driver.as_ref().and_then(crate::Driver::poll_timeout);
+                let due = due.map_or(0, |due| self.node(leader).clock.global(due).saturating_sub(self.now));
+                let after = due + self.rng.u64(1..=self.profile.delay_max);
+                let life = self.node(leader).life;
+                let wakes_after = self.rng.u64(timeout..timeout * 3);
+                self.schedule(after, Happening::Sleep { node: leader, life, wakes_after });
+                (due + beat, false)
             }
             restarts => {
                 self.network.cut(leader, victim);
@@ -86,6 +92,13 @@ impl World {
         let after = self.rng.u64(0..=within);
         self.schedule(after, Happening::Deafen { node: leader, but: victim, restarts });
         Ok(())
+    }
+
+    /// The node stops, for longer than its followers wait.
+    pub(super) fn sleep(&mut self, node: NodeId, life: u32, wakes_after: u64) {
+        self.trace.note(node, What::Injected(Fault::Pause), &[]);
+        self.node_mut(node).is_paused = true;
+        self.schedule(wakes_after, Happening::Resume { node, life });
     }
 
     /// The leader hears nobody from now on; clients go on asking it, and everybody else.

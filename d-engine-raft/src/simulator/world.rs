@@ -88,6 +88,11 @@ pub(super) enum Happening {
     Ask {
         node: Option<NodeId>,
     },
+    Sleep {
+        node: NodeId,
+        life: u32,
+        wakes_after: u64,
+    },
     Build {
         node: NodeId,
         life: u32,
@@ -259,6 +264,10 @@ impl World {
             Happening::Hurry => self.operate_once(),
             Happening::Deafen { node, but, restarts } => self.deafen(node, but, restarts),
             Happening::Ask { node } => self.ask(node),
+            Happening::Sleep { node, life, wakes_after } if self.lives(node, life) && !self.is_settling => {
+                self.sleep(node, life, wakes_after);
+                Ok(())
+            }
             Happening::Build { node, life } if self.lives(node, life) => self.build(node),
             Happening::SnapshotArrives { to, term, snapshot, receipt } => {
                 self.snapshot_arrives(to, term, snapshot, receipt)
