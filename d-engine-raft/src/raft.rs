@@ -121,7 +121,10 @@ impl Raft {
         }
         if self.identity.formed {
             self.reset_election_timer();
-            if self.is_only_voter() {
+            // Of a configuration that may not have committed it is not the only voter yet: a leader of the one before may
+            // have a lease.
+            let is_settled = self.log.possible_memberships(self.commit).count() == 1;
+            if is_settled && self.is_only_voter() {
                 self.heard_at = None;
                 self.election_at = self.now;
             }

@@ -114,3 +114,28 @@ fn an_isolated_leader_answers_reads_inside_its_lease_only() {
         assert!(!done(&world, outside), "seed {seed}: the lease has ended");
     }
 }
+
+/// Seed 302112: the leader demotes itself, the other voter restarts with that entry, which has not committed, and is the
+/// only voter of its newest configuration. The leader's lease goes on.
+#[test]
+fn a_voter_that_may_be_the_only_one_waits_for_the_lease_after_a_restart() {
+    let held = (0..20).filter(|seed| {
+        let mut world = broken(*seed, 2, Mutant::None);
+        let leader = form(&mut world);
+        let other = others(&world, leader)[0];
+        world.run_for(millis(200)).unwrap();
+        let last = world.status(leader).unwrap().last;
+        world.set_filter(move |from, _, _| from == leader);
+        world.change(leader, Change::SetVoters { voters: vec![other] }).unwrap();
+        assert!(world.run_until(FAILOVER, |world| holds(world, other, last.term, last.index + 1)).unwrap());
+        world.crash(other, None).unwrap();
+        world.restart(other).unwrap();
+        let has_lease = |world: &World| {
+            let until = world.status(leader).and_then(|status| status.lease_until);
+            until.is_some() && world.role(leader) == Some(Role::Leader)
+        };
+        world.run_for(millis(60)).unwrap();
+        has_lease(&world) && world.leader() == Some(leader)
+    });
+    assert_eq!(held.count(), 20, "a second leader inside the lease of the first");
+}

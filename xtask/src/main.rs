@@ -1,4 +1,4 @@
-//! Development commands of d-engine: `cargo verify`, `cargo xtask fix`, `codegen`, `simulate`.
+//! Development commands of d-engine: `cargo verify`, `cargo xtask fix`, `codegen`, `simulate`, `mutants`.
 //!
 //! `verify` judges the tree and never writes to it; `fix` and `codegen` write.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks on its standard streams")]
@@ -45,6 +45,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Breaks every rule of consensus, one at a time, and shows that the simulation finds it
+    Mutants {
+        /// Goes to d-engine-raft's example `mutants`: --seeds N, --threads N, --only NAME
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -53,7 +59,9 @@ fn main() -> ExitCode {
         Task::Verify { only, list: false } => verify::verify(&only),
         Task::Fix => fix(),
         Task::Codegen { check } => codegen::codegen(check).map_err(Failed::Because),
-        Task::Simulate { arguments } => simulate(&arguments),
+        Task::Simulate { arguments } => raft_example("simulate", "simulator", &arguments),
+        // A build of its own: no other has the feature that breaks rules.
+        Task::Mutants { arguments } => raft_example("mutants", "mutants", &arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -78,9 +86,9 @@ fn fix() -> Result<(), Failed> {
     cargo(&["fmt", "--all"])
 }
 
-fn simulate(arguments: &[String]) -> Result<(), Failed> {
+fn raft_example(example: &str, feature: &str, arguments: &[String]) -> Result<(), Failed> {
     let cargo_arguments =
-        ["run", "--release", "-p", "d-engine-raft", "--example", "simulate", "--features", "simulator", "--"];
+        ["run", "--release", "-p", "d-engine-raft", "--example", example, "--features", feature, "--"];
     cargo(&cargo_arguments.into_iter().chain(arguments.iter().map(String::as_str)).collect::<Vec<_>>())
 }
 
