@@ -1,10 +1,12 @@
 //! Messages that are too large for the wire.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use d_engine_core::{Entry, EntryKind, LogId};
 use d_engine_raft::{Append, Body, Message};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::fake::{FakeServer, facts, hello};
 use crate::{FRAME_LEN_MAX, PeerEvent};
@@ -25,7 +27,8 @@ async fn a_message_that_no_frame_can_carry_is_dropped_and_the_stream_goes_on() {
     let body = Body::Append(Append { session: 1, prev: LogId::default(), commit: 0, matched: 0, round: 1, entries });
     one.peers.send(2, Message { body, ..probe(1) });
     one.peers.send(2, probe(2));
-    assert_eq!(brings.recv().await, Some(PeerEvent::Message { from: 1, message: probe(2) }));
+    let brought = timeout(Duration::from_secs(10), brings.recv()).await.expect("the next message comes in time");
+    assert_eq!(brought, Some(PeerEvent::Message { from: 1, message: probe(2) }));
     assert!(tells.try_recv().is_err(), "the stream did not break");
     one.stop().await;
     two.stop().await;
