@@ -1,18 +1,13 @@
 //! status: who leads, who is behind by how much, how many more nodes may fail.
 
+mod view;
+
 use d_engine_net::{Client, NodeStatus};
 use serde_json::{Value, json};
 
 use crate::kv::Online;
 use crate::output::{Failure, Format, print, print_error, print_table};
-
-/// What asking one address gave.
-struct Asked {
-    address: String,
-    /// Of the members' list; `None`: the address is one of the endpoints only.
-    node: Option<u64>,
-    answer: Result<NodeStatus, String>,
-}
+use view::{Answer, Row, View, bare, reference};
 
 pub(crate) async fn status(online: Online) -> Result<(), Failure> {
     let client = online.client()?;
@@ -21,55 +16,86 @@ pub(crate) async fn status(online: Online) -> Result<(), Failure> {
         Failure::new(format!("none of {endpoints} answers: {error}"))
             .next("d-engine serve --data DIR --id N --listen HOST:PORT")
     })?;
-    let asked = ask_everyone(&client, &online.endpoints, &first).await;
+    let view = View::of(&ask_everyone(&client, &online.endpoints, &first).await);
     match online.output {
-        Format::Json => print(as_json(&asked)),
-        format => print_rows(&asked, format),
+        Format::Json => print(as_json(&view)),
+        format => print_rows(&view, format),
     }
-    Ok(())
+    match disagreement(&view) {
+        None => Ok(()),
+        Some((why, address)) => Err(Failure::new(why).next(format!("d-engine status --endpoints {address}"))),
+    }
 }
 
-/// Asks every member; while there is no cluster, the endpoints.
-async fn ask_everyone(client: &Client, endpoints: &[String], first: &NodeStatus) -> Vec<Asked> {
-    let mut targets: Vec<(Option<u64>, String)> =
-        first.members.iter().map(|member| (Some(member.node), member.address.clone())).collect();
-    // A cluster of one without an address, or nodes that wait for each other.
-    if targets.is_empty() || targets.iter().all(|(_, address)| address.is_empty()) {
-        targets = endpoints.iter().map(|endpoint| (None, endpoint.clone())).collect();
+/// Asks the endpoints, and every member of the cluster that they show.
+async fn ask_everyone(client: &Client, endpoints: &[String], first: &NodeStatus) -> Vec<Answer> {
+    let members = |status: &NodeStatus| status.members.iter().map(|member| member.address.clone()).collect::<Vec<_>>();
+    let mut answers = Vec::new();
+    ask(client, [endpoints.to_vec(), members(first)].concat(), &mut answers).await;
+    // The first to answer may belong to another cluster than the others.
+    if let Some(addresses) = reference(&answers).map(members) {
+        ask(client, addresses, &mut answers).await;
     }
-    let mut answers = tokio::task::JoinSet::new();
-    for (place, (_, address)) in targets.iter().enumerate() {
-        let (client, address) = (client.clone(), address.clone());
-        answers.spawn(async move { (place, client.status_of(&address).await) });
-    }
-    let mut asked: Vec<Asked> = targets
-        .into_iter()
-        .map(|(node, address)| Asked { address, node, answer: Err("no answer".to_owned()) })
-        .collect();
-    while let Some(answered) = answers.join_next().await {
-        if let Ok((place, answer)) = answered {
-            asked[place].answer = answer.map_err(|error| error.to_string());
+    answers
+}
+
+/// Asks those addresses at the same time that have not been asked yet.
+async fn ask(client: &Client, addresses: Vec<String>, answers: &mut Vec<Answer>) {
+    let first = answers.len();
+    for address in addresses {
+        let known = answers.iter().any(|answer| bare(&answer.address) == bare(&address));
+        // A cluster of one, embedded in a program, has no address.
+        if !known && !address.is_empty() {
+            answers.push(Answer { address, status: Err("no answer".to_owned()) });
         }
     }
-    asked
+    let mut asked = tokio::task::JoinSet::new();
+    for (place, answer) in answers.iter().enumerate().skip(first) {
+        let (client, address) = (client.clone(), answer.address.clone());
+        asked.spawn(async move { (place, client.status_of(&address).await) });
+    }
+    while let Some(answered) = asked.join_next().await {
+        if let Ok((place, status)) = answered {
+            answers[place].status = status.map_err(|error| error.to_string());
+        }
+    }
 }
 
-/// The leader of the highest term among the answers.
-fn leader(asked: &[Asked]) -> Option<&NodeStatus> {
-    let answers = asked.iter().filter_map(|asked| asked.answer.as_ref().ok());
-    answers.filter(|status| status.role == "leader").max_by_key(|status| status.term)
+/// Why the answers cannot all be meant, and an address to look at.
+fn disagreement(view: &View) -> Option<(String, &str)> {
+    let foreign: Vec<_> = view.foreign().collect();
+    let (row, _) = foreign.first()?;
+    let named = foreign.iter().map(|(row, status)| {
+        format!("node {} at {} belongs to cluster {:032x}", status.node, row.address, status.cluster)
+    });
+    let why = format!(
+        "the nodes asked belong to different clusters: {}, the others to {:032x}",
+        named.collect::<Vec<_>>().join(", "),
+        view.cluster
+    );
+    Some((why, &row.address))
 }
 
-fn as_json(asked: &[Asked]) -> Value {
-    let leader = leader(asked);
-    let nodes: Vec<Value> = asked
+fn as_json(view: &View) -> Value {
+    let leader = view.leader();
+    let nodes: Vec<Value> = view
+        .rows
         .iter()
-        .map(|asked| match &asked.answer {
-            Err(why) => json!({ "node": asked.node, "address": asked.address, "reachable": false, "error": why }),
+        .map(|row| match &row.status {
+            Err(why) => json!({
+                "node": row.node,
+                "address": row.address,
+                "reachable": false,
+                "counts": false,
+                "error": why,
+            }),
             Ok(status) => json!({
                 "node": status.node,
-                "address": asked.address,
+                "address": row.address,
                 "reachable": true,
+                "counts": row.counts,
+                "cluster": format!("{:032x}", status.cluster),
+                "note": row.note,
                 "role": status.role,
                 "term": status.term,
                 "leader": status.leader,
@@ -87,64 +113,63 @@ fn as_json(asked: &[Asked]) -> Value {
         })
         .collect();
     json!({
-        "cluster": asked.iter().find_map(|asked| asked.answer.as_ref().ok()).map(|status| format!("{:032x}", status.cluster)),
+        "cluster": format!("{:032x}", view.cluster),
         "leader": leader.map(|leader| leader.node),
         "term": leader.map(|leader| leader.term),
         "nodes": nodes,
     })
 }
 
-fn print_rows(asked: &[Asked], format: Format) {
-    let leader = leader(asked);
-    let rows: Vec<Vec<String>> = asked.iter().map(|asked| row(asked, leader)).collect();
+fn print_rows(view: &View, format: Format) {
+    let rows: Vec<Vec<String>> = view.rows.iter().map(|row| cells(row, view.leader())).collect();
     if format == Format::Plain {
         rows.iter().for_each(|row| print(row.join("\t")));
         return;
     }
     print_table(&["NODE", "ADDRESS", "ROLE", "TERM", "COMMIT", "APPLIED", "BEHIND", "SYNC p50/p99", "NOTE"], &rows);
-    print_error(summary(asked, leader));
+    print_error(summary(view));
 }
 
-fn row(asked: &Asked, leader: Option<&NodeStatus>) -> Vec<String> {
-    let number = asked.node.map_or_else(|| "?".to_owned(), |node| node.to_string());
-    let status = match &asked.answer {
+fn cells(row: &Row, leader: Option<&NodeStatus>) -> Vec<String> {
+    let number = row.node.map_or_else(|| "?".to_owned(), |node| node.to_string());
+    let status = match &row.status {
         Ok(status) => status,
         Err(why) => {
             let dashes = ["unreachable", "-", "-", "-", "-", "-", why];
-            return [number.as_str(), &asked.address].into_iter().chain(dashes).map(str::to_owned).collect();
+            return [number.as_str(), &row.address].into_iter().chain(dashes).map(str::to_owned).collect();
         }
     };
+    let behind = leader.filter(|_| row.counts);
     let behind =
-        leader.map_or_else(|| "-".to_owned(), |leader| leader.commit.saturating_sub(status.applied).to_string());
+        behind.map_or_else(|| "-".to_owned(), |leader| leader.commit.saturating_sub(status.applied).to_string());
     let sync = match (status.sync_micros_p50, status.sync_micros_p99) {
         (Some(p50), Some(p99)) => format!("{p50}/{p99} µs"),
         _ => "-".to_owned(),
     };
-    let note = match &status.failure {
-        Some(failure) => failure.clone(),
-        None if !status.waiting_for.is_empty() => format!("waits for {}", joined(&status.waiting_for)),
-        None => String::new(),
-    };
+    let waits = (!status.waiting_for.is_empty()).then(|| format!("waits for {}", joined(&status.waiting_for)));
+    let notes = [Some(row.note.clone()), status.failure.clone().or(waits)];
+    let notes: Vec<String> = notes.into_iter().flatten().filter(|note| !note.is_empty()).collect();
     vec![
-        status.node.to_string(),
-        asked.address.clone(),
+        number,
+        row.address.clone(),
         status.role.clone(),
         status.term.to_string(),
         status.commit.to_string(),
         status.applied.to_string(),
         behind,
         sync,
-        note,
+        notes.join("; "),
     ]
 }
 
 /// One sentence: who leads, and how many more nodes may fail.
-fn summary(asked: &[Asked], leader: Option<&NodeStatus>) -> String {
-    let voters = asked.len();
-    let healthy =
-        asked.iter().filter(|asked| asked.answer.as_ref().is_ok_and(|status| status.failure.is_none())).count();
+fn summary(view: &View) -> String {
+    let View { voters, healthy, .. } = *view;
+    if view.cluster == 0 {
+        return "no node that answers belongs to a cluster yet".to_owned();
+    }
     let quorum = voters / 2 + 1;
-    let Some(leader) = leader else {
+    let Some(leader) = view.leader() else {
         return format!("no node leads; {healthy} of {voters} answer, {quorum} are needed");
     };
     match healthy.saturating_sub(quorum) {
@@ -162,32 +187,43 @@ fn joined(nodes: &[u64]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use d_engine_net::MemberStatus;
+
     use super::*;
 
-    fn node(node: u64, role: &str, term: u64, applied: u64) -> Asked {
-        let status =
-            NodeStatus { node, role: role.to_owned(), term, applied, commit: applied, ..NodeStatus::default() };
-        Asked { address: format!("h{node}:1"), node: Some(node), answer: Ok(status) }
-    }
-
-    fn silent(node: u64) -> Asked {
-        Asked { address: format!("h{node}:1"), node: Some(node), answer: Err("connection refused".to_owned()) }
-    }
-
-    #[test]
-    fn a_deposed_leader_that_has_not_noticed_is_not_called_the_leader() {
-        let asked = [node(1, "leader", 3, 9), node(2, "leader", 5, 12), node(3, "follower", 5, 10)];
-        assert_eq!(leader(&asked).unwrap().node, 2);
-        assert_eq!(row(&asked[2], leader(&asked))[6], "2");
+    fn answer(node: u64, role: &str, applied: u64) -> Answer {
+        let member = |node| MemberStatus { node, address: format!("h{node}:1"), ..MemberStatus::default() };
+        let members = (1..=3).map(member).collect();
+        let status = NodeStatus {
+            node,
+            cluster: 7,
+            members,
+            role: role.to_owned(),
+            applied,
+            commit: applied,
+            ..NodeStatus::default()
+        };
+        Answer { address: format!("h{node}:1"), status: Ok(status) }
     }
 
     #[test]
     fn the_summary_counts_how_many_more_may_fail() {
-        let all = [node(1, "leader", 1, 5), node(2, "follower", 1, 5), node(3, "follower", 1, 5)];
-        assert_eq!(summary(&all, leader(&all)), "node 1 leads; 1 more of the 3 nodes may fail");
-        let two = [node(1, "leader", 1, 5), node(2, "follower", 1, 5), silent(3)];
-        assert!(summary(&two, leader(&two)).contains("no further node may fail"));
-        let one = [node(1, "follower", 1, 5), silent(2), silent(3)];
-        assert!(summary(&one, leader(&one)).starts_with("no node leads; 1 of 3 answer, 2 are needed"));
+        let all = [answer(1, "leader", 12), answer(2, "follower", 12), answer(3, "follower", 10)];
+        let view = View::of(&all);
+        assert_eq!(summary(&view), "node 1 leads; 1 more of the 3 nodes may fail");
+        assert_eq!(cells(&view.rows[2], view.leader())[6], "2");
+        assert!(summary(&View::of(&all[..2])).contains("no further node may fail"));
+        assert!(summary(&View::of(&all[1..2])).starts_with("no node leads; 1 of 3 answer, 2 are needed"));
+    }
+
+    #[test]
+    fn nodes_of_different_clusters_are_a_failure_that_names_them() {
+        let mut other = answer(2, "leader", 1);
+        other.status.as_mut().unwrap().cluster = 8;
+        let view = View::of(&[answer(1, "leader", 12), answer(3, "follower", 12), other]);
+        let (why, address) = disagreement(&view).unwrap();
+        assert!(why.contains("node 2 at h2:1 belongs to cluster 00000000000000000000000000000008"), "{why}");
+        assert_eq!(address, "h2:1");
+        assert!(disagreement(&View::of(&[answer(1, "leader", 12)])).is_none());
     }
 }

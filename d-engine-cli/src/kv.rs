@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use d_engine_net::{Client, ClientOptions, Range, Reason};
+use d_engine::KvCommand;
+use d_engine_net::{Client, ClientError, ClientOptions, Range};
 use serde_json::{Map, Value, json};
 
-use crate::output::{Exit, Failure, Format, insert_bytes, print, print_bytes, print_error, print_table, readable};
+use crate::output::{
+    Exit, Failure, Format, insert_bytes, print, print_bytes, print_error, print_table, readable, shortened,
+};
 
 /// Where the cluster is, and how to print.
 #[derive(Debug, Args)]
@@ -114,6 +117,7 @@ pub(crate) struct RangeArguments {
 
 pub(crate) async fn put(arguments: Put) -> Result<(), Failure> {
     let Put { key, value, online } = arguments;
+    check_key(&key)?;
     let value = match value {
         Some(value) => Bytes::from(value),
         None => standard_input()?,
@@ -130,9 +134,7 @@ pub(crate) async fn put(arguments: Put) -> Result<(), Failure> {
 
 pub(crate) async fn get(arguments: Get) -> Result<(), Failure> {
     let Get { key, local, online } = arguments;
-    if key.is_empty() {
-        return Err(Failure::of_request(&Reason::EmptyKey.into(), ""));
-    }
+    check_key(&key)?;
     let check = format!("d-engine get {}", quoted(&key));
     let client = online.client()?;
     let got = if local { client.get_local(key.clone()).await } else { client.get(key.clone()).await };
@@ -157,12 +159,13 @@ pub(crate) async fn get(arguments: Get) -> Result<(), Failure> {
         return Ok(());
     }
     let next = format!("d-engine range --keys-only --from {}", quoted(&key));
-    Err(Failure { exit: Exit::NoMatch, ..Failure::new(format!("the key {} does not exist", readable(key.as_bytes()))) }
-        .next(next))
+    let why = format!("the key {} does not exist", shown(key.as_bytes()));
+    Err(Failure { exit: Exit::NoMatch, ..Failure::new(why) }.next(next))
 }
 
 pub(crate) async fn delete(arguments: Delete) -> Result<(), Failure> {
     let Delete { key, online } = arguments;
+    check_key(&key)?;
     let check = format!("d-engine get {}", quoted(&key));
     let deleted = online.client()?.delete(key).await.map_err(|error| Failure::of_request(&error, &check))?;
     match online.output {
@@ -178,6 +181,7 @@ pub(crate) async fn delete(arguments: Delete) -> Result<(), Failure> {
 
 pub(crate) async fn cas(arguments: Cas) -> Result<(), Failure> {
     let Cas { key, new, expect, online, .. } = arguments;
+    check_key(&key)?;
     let check = format!("d-engine get {}", quoted(&key));
     // Clap has seen to it that exactly one of each pair is given.
     let swapped = online.client()?.cas(key, expect.map(Bytes::from), new.map(Bytes::from)).await;
@@ -200,7 +204,7 @@ pub(crate) async fn cas(arguments: Cas) -> Result<(), Failure> {
         return Ok(());
     }
     let why = match &swapped.current {
-        Some(current) => format!("not changed: the key holds {}", readable(current)),
+        Some(current) => format!("not changed: the key holds {}", shown(current)),
         None => "not changed: the key does not exist".to_owned(),
     };
     Err(Failure { exit: Exit::NoMatch, ..Failure::new(why) }.next(check))
@@ -219,14 +223,7 @@ pub(crate) async fn range(arguments: RangeArguments) -> Result<(), Failure> {
     }
     let (records, more, revision) = all_pages(&online.client()?, range, limit).await?;
     match online.output {
-        Format::Table if keys_only => {
-            let rows: Vec<_> = records.iter().map(|r| vec![readable(&r.key), r.mod_revision.to_string()]).collect();
-            print_table(&["KEY", "REVISION"], &rows);
-        }
-        Format::Table => {
-            let row = |r: &Record| vec![readable(&r.key), r.mod_revision.to_string(), readable(&r.value)];
-            print_table(&["KEY", "REVISION", "VALUE"], &records.iter().map(row).collect::<Vec<_>>());
-        }
+        Format::Table => print_records(&records, keys_only),
         Format::Plain => records.iter().for_each(|record| print_plain(record, keys_only)),
         Format::Json => {
             let records: Vec<Value> = records.iter().map(|record| record_object(record, keys_only)).collect();
@@ -273,6 +270,20 @@ async fn all_pages(client: &Client, mut range: Range, limit: u32) -> Result<(Vec
     }
 }
 
+fn print_records(records: &[Record], keys_only: bool) {
+    let heading = ["KEY", "REVISION", "VALUE"];
+    let columns = if keys_only { 2 } else { 3 };
+    let row = |record: &Record| {
+        let cells = [shown(&record.key), record.mod_revision.to_string(), shown(&record.value)];
+        cells.into_iter().take(columns).collect::<Vec<_>>()
+    };
+    let rows: Vec<_> = records.iter().map(row).collect();
+    print_table(&heading[..columns], &rows);
+    if rows.iter().flatten().any(|cell| cell.ends_with('…')) {
+        print_error("long keys and values are cut; -o json and -o plain show them whole");
+    }
+}
+
 fn record_object(record: &Record, keys_only: bool) -> Value {
     let mut object = Map::new();
     insert_bytes(&mut object, "key", &record.key);
@@ -296,6 +307,17 @@ fn print_value(value: &[u8], format: Format) {
     } else {
         print(readable(value));
     }
+}
+
+/// Bytes for people, the beginning if there are many.
+fn shown(bytes: &[u8]) -> String {
+    shortened(&readable(bytes))
+}
+
+/// Refuses a key that cannot exist before anybody is asked.
+fn check_key(key: &str) -> Result<(), Failure> {
+    let command = KvCommand::Delete { key: Bytes::copy_from_slice(key.as_bytes()) };
+    command.check(usize::MAX).map_err(|reject| Failure::of_request(&ClientError::from(reject), ""))
 }
 
 fn standard_input() -> Result<Bytes, Failure> {

@@ -18,7 +18,7 @@ use output::{Failure, Format};
 const AFTER_HELP: &str = "\
 Exit codes:
   0  done
-  1  failed, without effect; for `demo`: something was wrong
+  1  failed, without effect; for `demo`: something was wrong; for `status`: the nodes belong to different clusters
   2  wrong flags or configuration
   3  the key does not exist, or does not hold what was expected
   4  nobody knows whether the write was applied; read before writing again

@@ -109,6 +109,17 @@ pub(crate) fn print_error(line: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
+/// Characters of a key or a value in a table or in a sentence; of a column that others follow.
+const CELL_MAX: usize = 80;
+
+/// The beginning of a text, with a mark if that is not all.
+pub(crate) fn shortened(text: &str) -> String {
+    match text.char_indices().nth(CELL_MAX) {
+        None => text.to_owned(),
+        Some(_) => text.chars().take(CELL_MAX - 1).chain(['…']).collect(),
+    }
+}
+
 /// Bytes for people: text as it is, everything else escaped.
 pub(crate) fn readable(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
@@ -130,21 +141,33 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Prints rows under a heading, each column as wide as its widest cell.
+/// Prints rows under a heading, each column as wide as its widest cell, within bounds; the last one is never cut.
 pub(crate) fn print_table(heading: &[&str], rows: &[Vec<String>]) {
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-        cells.chain([heading[column].len()]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..heading.len()).map(width).collect();
-    let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded: Vec<String> = cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        padded.join("  ").trim_end().to_owned()
-    };
-    print(line(&mut heading.iter().copied()));
-    for row in rows {
-        print(line(&mut row.iter().map(String::as_str)));
+    table(heading, rows).iter().for_each(print);
+}
+
+fn table(heading: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+    let heading = heading.iter().map(|cell| (*cell).to_owned()).collect();
+    let mut lines: Vec<Vec<String>> = [&heading].into_iter().chain(rows).map(|row| fitted(row)).collect();
+    for column in 0..heading.len().saturating_sub(1) {
+        let width = |line: &Vec<String>| line.get(column).map_or(0, |cell| cell.chars().count());
+        let widest = lines.iter().map(width).max().unwrap_or(0);
+        for line in &mut lines {
+            // By hand: the width of a format has a bound beyond which it panics.
+            let missing = widest - width(line);
+            if let Some(cell) = line.get_mut(column) {
+                cell.push_str(&" ".repeat(missing));
+            }
+        }
     }
+    lines.iter().map(|line| line.join("  ").trim_end().to_owned()).collect()
+}
+
+/// The cells of one line: nothing in them moves the cursor, and only the last may be long.
+fn fitted(row: &[String]) -> Vec<String> {
+    let last = row.len().saturating_sub(1);
+    let cells = row.iter().map(|cell| readable(cell.as_bytes())).enumerate();
+    cells.map(|(column, cell)| if column < last { shortened(&cell) } else { cell }).collect()
 }
 
 /// A number with its thousands set apart.
@@ -172,6 +195,27 @@ mod tests {
         insert_bytes(&mut object, "key", b"k");
         insert_bytes(&mut object, "value", b"\xff\x01");
         assert_eq!(Value::Object(object), json!({ "key": "k", "value_hex": "ff01" }));
+    }
+
+    #[test]
+    fn a_table_takes_cells_of_any_length_and_content() {
+        let rows = [
+            vec!["k".repeat(65_536), "1".to_owned(), "v".repeat(70_000)],
+            vec!["ä\n\u{1b}[2J".to_owned(), "2".to_owned(), String::new()],
+            vec!["short".to_owned()],
+        ];
+        let lines = table(&["KEY", "REVISION", "VALUE"], &rows);
+        assert_eq!(lines[0], format!("KEY{}  REVISION  VALUE", " ".repeat(CELL_MAX - 3)));
+        assert!(lines[1].starts_with(&format!("{}…  1         vv", "k".repeat(CELL_MAX - 1))));
+        assert!(lines[1].ends_with('v') && lines[1].len() > 70_000, "the last column is whole");
+        assert!(lines[2].starts_with(r"\xc3\xa4\n\x1b[2J "));
+        assert_eq!(table(&[], &[]), [""]);
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        assert_eq!(shortened(&"ä".repeat(CELL_MAX)), "ä".repeat(CELL_MAX));
+        assert_eq!(shortened(&"ä".repeat(CELL_MAX + 1)), format!("{}…", "ä".repeat(CELL_MAX - 1)));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! Prints one line when it listens and one when it knows a leader; what happens later goes to the log on standard error.
 
+mod notes;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,15 +11,18 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use d_engine::mem::{MemKvStore, MemStorageEngine};
-use d_engine::{KvStateMachine, Node, NodeBuilder, NodeConfig, StartupError};
+use d_engine::{Error, KvStateMachine, Node, NodeBuilder, NodeConfig, NodeStatus, StartError, StartupError};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use crate::output::{Failure, print, print_error};
+use notes::Notes;
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:9081";
 /// How often the node is looked at for what its operator should know.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long a child whose parent is gone may take to end in order. What it has acknowledged is on disk already.
+const ORPHAN: Duration = Duration::from_millis(400);
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
@@ -88,13 +93,14 @@ pub(crate) async fn serve(arguments: Serve) -> Result<(), Failure> {
         ));
     }
     let parent_gone = parent_gone(arguments.exit_with_parent);
+    let notes = Notes::new(&config);
     let (stop, shutdown) = watch::channel(());
     let node = arguments.start(config, shutdown).await.map_err(|error| start_failure(&error))?;
     print(format_args!("node {id} listens on {listen}, process {}", std::process::id()));
     tokio::select! {
         () = interrupted() => {}
         () = parent_gone => {}
-        () = accompany(&node) => {}
+        () = accompany(&node, &notes) => {}
     }
     tracing::info!(node = id, "stopping");
     drop(stop);
@@ -158,21 +164,38 @@ fn start_failure(error: &StartupError) -> Failure {
         StartupError::UnsafeVoter { .. } => Failure::usage(error).next("d-engine serve --engine file …"),
         StartupError::Listen { .. } => Failure::new(error).next("d-engine serve --listen 127.0.0.1:PORT …"),
         StartupError::Locked { .. } => Failure::new(error).next("d-engine status"),
-        _ => Failure::new(error).next("d-engine serve --data OTHER_DIR …"),
+        StartupError::Directory(StartError::OtherNode { found, .. }) => {
+            Failure::new(error).next(format!("d-engine serve --id {found} …"))
+        }
+        StartupError::Storage { source: Error::Unsupported { .. }, .. } => {
+            Failure::new(error).next("d-engine --version")
+        }
+        // Another directory would make another node, of a cluster that it founds: see first what the cluster is like.
+        StartupError::Directory(_) | StartupError::Storage { source: Error::Corrupt { .. }, .. } => {
+            Failure::new(error).next("d-engine status --endpoints ANOTHER_NODE")
+        }
+        _ => Failure::new(error).next("d-engine serve, once the cause is repaired"),
     }
 }
 
 /// Tells the operator what matters; ends when the node has.
-async fn accompany(node: &Node) {
+async fn accompany(node: &Node, notes: &Notes) {
     let mut leadership = node.watch_leadership();
     let mut look = tokio::time::interval(LOOK);
     look.tick().await;
     let mut announced = false;
+    let mut noted = false;
     let mut told_failure = false;
     loop {
         let leader = *leadership.borrow_and_update();
+        let status = node.status();
+        if !noted && status.cluster != 0 && !status.members.is_empty() {
+            noted = true;
+            notes.on(&status).iter().for_each(print_error);
+        }
         if let (Some(id), false) = (leader.leader, announced) {
             announced = true;
+            notes.new_cluster(&status, leader.term).iter().for_each(print_error);
             print(format_args!("node {}: node {id} leads in term {}", node.id(), leader.term));
         }
         tokio::select! {
@@ -181,7 +204,7 @@ async fn accompany(node: &Node) {
                 let status = node.status();
                 if let (Some(failure), false) = (&status.failure, told_failure) {
                     told_failure = true;
-                    print_error(format_args!("node {} no longer takes part: {failure}", node.id()));
+                    print_error(format_args!("node {} no longer takes part: {failure}{}", node.id(), remedy(&status)));
                 }
                 if !status.waiting_for.is_empty() {
                     let waiting: Vec<String> = status.waiting_for.iter().map(u64::to_string).collect();
@@ -189,6 +212,15 @@ async fn accompany(node: &Node) {
                 }
             }
         }
+    }
+}
+
+/// What makes a node that has failed take part again; nothing if a restart would not.
+fn remedy(status: &NodeStatus) -> &'static str {
+    let failure = status.failure.as_deref().unwrap_or_default().to_ascii_lowercase();
+    match status.role.as_str() {
+        "failed" if failure.contains("no space left") => "; free some space, then restart the node",
+        _ => "",
     }
 }
 
@@ -210,16 +242,48 @@ pub(crate) async fn interrupted() {
     }
 }
 
-/// Returns when standard input ends, if `wanted`.
-async fn parent_gone(wanted: bool) {
-    if !wanted {
-        return std::future::pending().await;
+/// Returns when standard input ends, if `wanted`. The process ends soon afterwards, whatever it is doing.
+fn parent_gone(wanted: bool) -> impl Future<Output = ()> {
+    let (gone, waiting) = tokio::sync::oneshot::channel::<()>();
+    if wanted {
+        // A thread of its own: a read from standard input cannot be given up, and would hold a runtime's shutdown.
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            let _ = gone.send(());
+            std::thread::sleep(ORPHAN);
+            std::process::exit(1);
+        });
     }
-    let (gone, waiting) = tokio::sync::oneshot::channel();
-    // A thread of its own: a read from standard input cannot be given up, and would hold a runtime's shutdown.
-    std::thread::spawn(move || {
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        let _ = gone.send(());
-    });
-    let _ = waiting.await;
+    async move {
+        match wanted {
+            true => drop(waiting.await),
+            false => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(why: &str) -> NodeStatus {
+        NodeStatus { role: "failed".into(), failure: Some(why.into()), ..NodeStatus::default() }
+    }
+
+    #[test]
+    fn a_full_disk_asks_for_space_and_a_restart() {
+        assert!(remedy(&failed("writing the log: No space left on device (os error 28)")).contains("then restart"));
+        assert_eq!(remedy(&failed("damaged data at x")), "");
+    }
+
+    #[test]
+    fn a_damaged_directory_leads_to_no_other_directory() {
+        let damaged = StartupError::Storage { doing: "opening the log", source: Error::corrupt("x") };
+        let old = StartupError::Directory(StartError::HardStateOld { term: 1, last: 2 });
+        for error in [damaged, old] {
+            assert_eq!(start_failure(&error).next.unwrap(), "d-engine status --endpoints ANOTHER_NODE");
+        }
+        let other = StartupError::Directory(StartError::OtherNode { found: 2, expected: 1 });
+        assert_eq!(start_failure(&other).next.unwrap(), "d-engine serve --id 2 …");
+    }
 }

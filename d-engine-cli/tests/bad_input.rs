@@ -77,6 +77,40 @@ fn keys_and_values_beyond_the_limits_are_refused_and_nobody_else_notices() {
 }
 
 #[test]
+fn a_key_that_cannot_exist_is_refused_in_the_same_words_by_every_command() {
+    let (long, nobody) = ("k".repeat((64 << 10) + 1), format!("127.0.0.1:{}", free_port()));
+    for (key, said) in [("", "the key is empty"), (long.as_str(), "the key has 65537 bytes; a key has at most 65536")] {
+        let refused = |command: &[&str]| run(&[command, &["--endpoints", &nobody]].concat()).failed(2, said).err;
+        let said = [
+            refused(&["put", key, "v"]),
+            refused(&["get", key]),
+            refused(&["get", key, "--local"]),
+            refused(&["del", key]),
+            refused(&["cas", key, "--absent", "v"]),
+        ];
+        assert!(said.iter().all(|other| *other == said[0]), "{said:?}");
+    }
+}
+
+#[test]
+fn records_of_any_length_and_any_bytes_fit_a_table_and_are_whole_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::alone(dir.path());
+    let key = "k".repeat(64 << 10);
+    server.run(&["put", &key, &"v".repeat(70_000)]).ok();
+    server.run(&["put", "a\tb\u{1b}[31m", "x"]).ok();
+    let table = server.run(&["range"]);
+    assert!(table.err.contains("-o json"), "{table:?}");
+    let table = table.ok();
+    assert!(table.lines().all(|line| line.chars().count() < 300), "{table}");
+    assert!(table.contains("k…") && table.contains(r"a\tb\x1b[31m"), "{table}");
+    assert!(server.run(&["range", "-o", "plain"]).ok().contains(&key));
+    assert!(server.run(&["range", "-o", "json"]).ok().contains(&"v".repeat(70_000)));
+    let missing = server.run(&["get", &key[1..]]).failed(3, "does not exist");
+    assert!(missing.err.len() < 1000, "{} bytes", missing.err.len());
+}
+
+#[test]
 fn a_request_without_anybody_to_answer_fails_in_time() {
     let address = format!("127.0.0.1:{}", free_port());
     for command in [&["put", "k", "v"][..], &["get", "k"], &["status"]] {
@@ -114,4 +148,17 @@ fn an_error_in_json_is_json() {
     let error: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
     assert_eq!((ran.code, &error["exit"]), (1, &1.into()));
     assert!(error["next"].is_string(), "{error}");
+}
+
+#[test]
+fn a_damaged_directory_is_left_alone_and_nobody_is_sent_to_found_another_cluster() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(Server::alone(dir.path()).terminate(), 0);
+    let state = dir.path().join("log/hard_state");
+    std::fs::write(&state, &std::fs::read(&state).unwrap()[..4096]).unwrap();
+    let address = format!("127.0.0.1:{}", free_port());
+    let ran = run(&["serve", "--data", dir.path().to_str().unwrap(), "--listen", &address]);
+    let ran = ran.failed(1, "never put an older copy back");
+    assert!(ran.err.contains("hard_state") && !ran.err.contains("--data"), "{ran:?}");
+    assert_eq!(std::fs::read(&state).unwrap().len(), 4096);
 }

@@ -5,6 +5,7 @@
 mod common;
 
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use common::{children_of, d_engine, eventually, is_alive, run};
 use serde_json::Value;
@@ -49,5 +50,18 @@ fn nodes_end_with_a_demo_that_is_killed() {
     let nodes = children_of(child.id());
     child.kill().unwrap();
     child.wait().unwrap();
+    let killed = Instant::now();
     eventually("no node is left", || nodes.iter().all(|node| !is_alive(*node)));
+    // They give themselves less than half a second; only a sync that is under way may take its time.
+    assert!(killed.elapsed() < Duration::from_secs(2), "the nodes lived on for {:?}", killed.elapsed());
+    println!("the nodes ended after {:?}", killed.elapsed());
+    assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 1, "nobody was left to remove the files");
+
+    let mut next = d_engine(&["demo", "--json", "--keys", "5000000"]);
+    let mut next = next.env("TMPDIR", temporary.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    eventually("the next demo runs", || children_of(next.id()).len() == 3);
+    let left = std::fs::read_dir(temporary.path()).unwrap().count();
+    next.kill().unwrap();
+    next.wait().unwrap();
+    assert_eq!(left, 1, "the next demo removes what a dead one left, and nothing that is in use");
 }

@@ -20,7 +20,7 @@ use crate::{ClientError, Connection, NodeStatus, ReadMode, Reply, Result};
 /// Settings of a [`Client`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientOptions {
-    /// Time for one call with everything in it; 5 s.
+    /// Time for one call with everything in it, a year at most; 5 s.
     pub timeout: Duration,
 }
 
@@ -219,8 +219,10 @@ impl Client {
     /// As [`Client::new`].
     pub fn with_options(
         endpoints: impl IntoIterator<Item = impl Into<String>>,
-        options: ClientOptions,
+        mut options: ClientOptions,
     ) -> Result<Self> {
+        // A deadline is a point in time, which a longer time from now might not have.
+        options.timeout = options.timeout.min(TIMEOUT_MAX);
         let mut connections = Vec::new();
         for address in endpoints {
             let address = address.into();
@@ -431,6 +433,8 @@ impl Client {
     }
 }
 
+/// Longest time for one call.
+const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Connections to nodes that are no endpoints, at most.
 const OTHERS_MAX: usize = 64;
 const PAUSE_MIN: Duration = Duration::from_millis(10);

@@ -38,6 +38,9 @@ pub const PROTOCOL_VERSIONS: std::ops::RangeInclusive<u32> = 1..=1;
 /// Bytes of one command or query on the wire, at most; servers are usually configured for less.
 pub const COMMAND_LEN_MAX: usize = 16 << 20;
 
+/// Bytes of entries in one message between nodes, at most: with what the wire adds to each, they fit a frame.
+pub const ENTRIES_LEN_MAX: usize = FRAME_LEN_MAX / 2;
+
 /// Bytes of one frame that a receiver accepts.
 const FRAME_LEN_MAX: usize = 64 << 20;
 /// A sender closes a frame once it holds so many bytes; a single larger item still travels.

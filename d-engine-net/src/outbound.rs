@@ -1,6 +1,7 @@
 //! The stream that carries our messages to one peer.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,13 +34,19 @@ const NAMED_MAX: usize = 8;
 const QUEUE_MAX: usize = 4096;
 /// Bytes of messages that may wait for one peer; a single larger message still travels.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
-/// What a message costs beside its entries.
-const MESSAGE_OVERHEAD: usize = 64;
+/// What a message costs beside its entries, at most.
+const MESSAGE_OVERHEAD: usize = 128;
+/// What an entry costs beside its own bytes, at most.
+const ENTRY_OVERHEAD: usize = 8;
+/// Bytes of messages in one frame, at most: the rest is for what is around them.
+const MESSAGES_LEN_MAX: usize = FRAME_LEN_MAX - 64;
 
 /// One peer and what waits to be sent to it.
 pub(crate) struct Link {
     to: u64,
     queue: Mutex<Queue>,
+    /// A message was dropped that no frame can carry; said once.
+    oversized: AtomicBool,
     /// Something waits in the queue.
     filled: Notify,
     /// The peer lives: do not wait any longer.
@@ -67,12 +74,12 @@ impl Queue {
         self.messages.len() >= QUEUE_MAX || (self.len + len > QUEUE_BYTES_MAX && !self.messages.is_empty())
     }
 
-    /// Everything that waits, up to the size of a frame.
+    /// Everything that waits, up to the size of a frame, and never more than a receiver accepts.
     fn take(&mut self, incarnation: u128) -> Vec<v1::RaftMessage> {
         let mut taken = Vec::with_capacity(self.messages.len().min(256));
         let mut frame_len = 0;
         while frame_len < FRAME_LEN_TARGET
-            && let Some((message, len)) = self.messages.pop_front()
+            && let Some((message, len)) = self.messages.pop_front_if(|(_, len)| frame_len + *len <= MESSAGES_LEN_MAX)
         {
             frame_len += len;
             taken.push(message_to_wire(message, incarnation));
@@ -83,10 +90,11 @@ impl Queue {
     }
 }
 
+/// Bytes of a message on the wire, at most.
 fn message_len(message: &Message) -> usize {
     let entries = match &message.body {
-        Body::Append(append) => append.entries.iter().map(|entry| entry.encoded_len() + 8).sum(),
-        Body::Formation(entry) => entry.encoded_len(),
+        Body::Append(append) => append.entries.iter().map(|entry| entry.encoded_len() + ENTRY_OVERHEAD).sum(),
+        Body::Formation(entry) => entry.encoded_len() + ENTRY_OVERHEAD,
         _ => 0,
     };
     MESSAGE_OVERHEAD + entries
@@ -97,6 +105,7 @@ impl Link {
         Self {
             to,
             queue: Mutex::default(),
+            oversized: AtomicBool::new(false),
             filled: Notify::new(),
             dial_now: Notify::new(),
             address: watch::Sender::new(Some(address)),
@@ -104,8 +113,12 @@ impl Link {
     }
 
     pub(crate) fn send(&self, message: Message, shared: &Shared) {
+        let len = message_len(&message);
+        if len > MESSAGES_LEN_MAX {
+            return self.drop_oversized(len);
+        }
         let mut queue = lock(&self.queue);
-        if !queue.is_full_for(message_len(&message)) {
+        if !queue.is_full_for(len) {
             queue.push(message);
             drop(queue);
             self.filled.notify_one();
@@ -116,6 +129,19 @@ impl Link {
         if first {
             let why = "messages wait faster than the connection takes them; some are dropped".to_owned();
             (shared.sink)(PeerEvent::Unreachable { to: self.to, why });
+        }
+    }
+
+    /// A message that no frame can carry would only break the stream, and each one after it.
+    fn drop_oversized(&self, len: usize) {
+        if !self.oversized.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                peer = self.to,
+                len,
+                limit = MESSAGES_LEN_MAX,
+                "messages that are too large for the wire are dropped; the log holds entries that no configuration of a \
+                 networked node allows"
+            );
         }
     }
 
@@ -320,6 +346,11 @@ impl Outgoing {
 
 #[cfg(test)]
 mod tests {
+
+    use d_engine_core::{ENTRY_HEADER_LEN, Entry, EntryKind, LogId};
+    use d_engine_raft::Append;
+    use prost::Message as _;
+
     use super::*;
 
     fn message(term: u64) -> Message {
@@ -337,5 +368,43 @@ mod tests {
         let taken = queue.take(1);
         assert_eq!((taken.len(), taken[9].term, queue.len), (QUEUE_MAX, 9, 0));
         assert!(taken[0].incarnation.is_empty(), "the Hello has said it");
+    }
+
+    fn append(data_len: usize) -> Message {
+        let entries = vec![Entry::new(1, 1, EntryKind::Command, vec![0; data_len])];
+        let body = Body::Append(Append { session: u64::MAX, entries, ..empty_append() });
+        Message { term: u64::MAX, incarnation: 2, group: u64::MAX, body }
+    }
+
+    fn empty_append() -> Append {
+        let prev = LogId::new(u64::MAX, u64::MAX);
+        Append { session: u64::MAX, prev, commit: u64::MAX, matched: u64::MAX, round: u64::MAX, entries: Vec::new() }
+    }
+
+    #[test]
+    fn a_frame_ends_before_it_holds_more_than_a_receiver_accepts() {
+        let mut queue = Queue::default();
+        let largest = append(MESSAGES_LEN_MAX - MESSAGE_OVERHEAD - ENTRY_OVERHEAD - ENTRY_HEADER_LEN);
+        assert_eq!(message_len(&largest), MESSAGES_LEN_MAX);
+        queue.push(append(FRAME_LEN_TARGET / 2));
+        queue.push(largest);
+        for _ in 0..2 {
+            let messages = queue.take(1);
+            assert_eq!(messages.len(), 1);
+            let frame = v1::PeerFrame { frame: Some(Frame::Messages(v1::MessageBatch { messages })) };
+            assert!(frame.encoded_len() <= FRAME_LEN_MAX, "{}", frame.encoded_len());
+        }
+        assert_eq!(queue.len, 0);
+    }
+
+    #[test]
+    fn the_length_of_a_message_is_never_estimated_too_short() {
+        let many = (1..=1000).map(|index| Entry::new(index, 1, EntryKind::Command, vec![0; 200])).collect();
+        let many = Body::Append(Append { entries: many, ..empty_append() });
+        for message in [append(0), append(1 << 20), Message { body: many, ..append(0) }] {
+            let len = message_len(&message);
+            let batch = v1::MessageBatch { messages: vec![message_to_wire(message, 1)] };
+            assert!(batch.encoded_len() <= len, "{} > {len}", batch.encoded_len());
+        }
     }
 }

@@ -25,6 +25,13 @@ pub trait NodeService: Send + Sync + 'static {
     /// Every error but `Rejected` may be answered by asking again, here or elsewhere.
     async fn read(&self, query: Bytes, mode: ReadMode) -> Result<Reply>;
 
+    /// Refuses typed calls unless the state machine speaks the built-in one's language; asked before one is proposed, so
+    /// that no log gets commands that its machine cannot read.
+    ///
+    /// # Errors
+    /// `Rejected` for a machine with a language of its own, `ShuttingDown`.
+    fn check_key_value(&self) -> Result<()>;
+
     /// What the node knows about itself and its cluster; never waits.
     fn status(&self) -> NodeStatus;
 

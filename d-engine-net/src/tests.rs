@@ -2,6 +2,7 @@
 
 mod calls;
 mod fake;
+mod frames;
 mod links;
 mod throughput;
 mod unary;

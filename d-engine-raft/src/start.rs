@@ -133,7 +133,7 @@ const ADVICE: &str = "Nothing was changed. Do not put an older copy back: it may
 pub enum StartError {
     /// The directory belongs to another node.
     #[error(
-        "the data directory belongs to node {found}, but this node's id is {expected}; start it with --id {found} or choose another directory"
+        "the data directory belongs to node {found}, but this node's id is {expected}; start it with --id {found}, or give it the directory of node {expected}"
     )]
     OtherNode {
         /// Id in the directory.

@@ -58,6 +58,7 @@ impl Assembled {
         let applied = Arc::new(AtomicU64::new(prepared.applied));
         let inbox = Arc::new(Inbox::new(Bounds {
             callers: config.limits.max_inflight_proposals,
+            bytes: config.limits.max_inflight_bytes,
             messages: config.limits.max_waiting_messages,
         }));
         let hello = Hello {

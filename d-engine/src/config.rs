@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use d_engine_core::command::MAX_KEY_LEN;
+use d_engine_net::{COMMAND_LEN_MAX, ENTRIES_LEN_MAX};
 use d_engine_raft::NodeId;
 
 pub use load::{Explained, Origin};
@@ -106,8 +107,11 @@ pub struct RaftSection {
 pub struct LimitsSection {
     /// Bytes of one value.
     pub max_value_bytes: usize,
-    /// Writes and reads that wait for their answers, at most; beyond, callers are told `Busy` at once.
+    /// Writes and reads under way, at most: from the call to its answer, also while no leader is known. Beyond, callers
+    /// are told `Busy` at once.
     pub max_inflight_proposals: usize,
+    /// Bytes of commands and queries of the same, at most.
+    pub max_inflight_bytes: usize,
     /// Messages of peers that wait to be handled, at most; beyond, they are dropped, which Raft tolerates.
     pub max_waiting_messages: usize,
     /// Deadline of every call, in milliseconds.
@@ -153,6 +157,7 @@ impl Default for LimitsSection {
         Self {
             max_value_bytes: 1 << 20,
             max_inflight_proposals: 1 << 16,
+            max_inflight_bytes: 256 << 20,
             max_waiting_messages: 1 << 14,
             request_timeout_ms: 5000,
         }
@@ -316,7 +321,46 @@ impl NodeConfig {
                 ),
             ));
         }
+        if self.max_command_bytes() > self.limits.max_inflight_bytes {
+            problems.push((
+                "limits.max_inflight_bytes".into(),
+                format!(
+                    "must hold the largest command, {} bytes for limits.max_value_bytes = {}: {} < {}",
+                    self.max_command_bytes(),
+                    self.limits.max_value_bytes,
+                    self.limits.max_inflight_bytes,
+                    self.max_command_bytes()
+                ),
+            ));
+        }
+        if self.node.listen.is_some() {
+            self.check_wire(&mut problems);
+        }
         problems
+    }
+
+    /// What the wire cannot carry must not get into the log of a node that has peers or clients elsewhere.
+    fn check_wire(&self, problems: &mut Vec<(String, String)>) {
+        if self.max_command_bytes() > COMMAND_LEN_MAX {
+            problems.push((
+                "limits.max_value_bytes".into(),
+                format!(
+                    "is too large for the network: with limits.max_value_bytes = {} the largest command has {} bytes, and \
+                     the wire carries {COMMAND_LEN_MAX}",
+                    self.limits.max_value_bytes,
+                    self.max_command_bytes()
+                ),
+            ));
+        }
+        if self.raft.max_message_bytes > ENTRIES_LEN_MAX {
+            problems.push((
+                "raft.max_message_bytes".into(),
+                format!(
+                    "is too large for the network: {} > {ENTRIES_LEN_MAX}, which is what one message carries",
+                    self.raft.max_message_bytes
+                ),
+            ));
+        }
     }
 
     fn check_addresses(&self, problems: &mut Vec<(String, String)>) {
@@ -411,6 +455,33 @@ mod tests {
         ] {
             assert!(text.contains(part), "missing: {part}\n{text}");
         }
+    }
+
+    #[test]
+    fn a_node_with_a_network_allows_nothing_that_the_wire_cannot_carry() {
+        let mut config = NodeConfig::for_dir("x");
+        config.limits.max_value_bytes = 8 << 20;
+        config.raft.max_message_bytes = (32 << 20) + 1;
+        config.check().unwrap();
+        let text = config.clone().listen("127.0.0.1:9081").check().unwrap_err().to_string();
+        for part in [
+            "limits.max_value_bytes is too large for the network",
+            "limits.max_value_bytes = 8388608 the largest command has 16842816 bytes, and the wire carries 16777216",
+            "raft.max_message_bytes is too large for the network: 33554433 > 33554432",
+        ] {
+            assert!(text.contains(part), "missing: {part}\n{text}");
+        }
+        config.limits.max_value_bytes = 4 << 20;
+        config.raft.max_message_bytes -= 1;
+        config.listen("127.0.0.1:9081").check().unwrap();
+    }
+
+    #[test]
+    fn the_largest_command_fits_the_bytes_under_way() {
+        let mut config = NodeConfig::for_dir("x");
+        config.limits.max_inflight_bytes = 1 << 20;
+        let text = config.check().unwrap_err().to_string();
+        assert!(text.contains("limits.max_inflight_bytes must hold the largest command"), "{text}");
     }
 
     #[test]

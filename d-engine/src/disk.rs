@@ -15,6 +15,9 @@ use tokio::runtime::Handle;
 use crate::inbox::Inbox;
 use crate::queue::Queue;
 
+/// Bytes of entries that are appended by one call, at most; a single larger write is appended alone.
+const APPENDED_LEN_MAX: usize = 64 << 20;
+
 /// Writes on their way to the disk; bounded because the core bounds what is not applied.
 pub(crate) type DiskQueue = Queue<Write>;
 
@@ -25,6 +28,7 @@ pub(crate) struct Disk {
     runtime: Handle,
     /// Entries of consecutive writes, appended by one call.
     appended: Vec<Entry>,
+    appended_len: usize,
     unflushed: bool,
     latencies: Arc<SyncLatencies>,
 }
@@ -36,7 +40,7 @@ impl Disk {
         runtime: Handle,
         latencies: Arc<SyncLatencies>,
     ) -> Self {
-        Self { log, meta, runtime, appended: Vec::new(), unflushed: false, latencies }
+        Self { log, meta, runtime, appended: Vec::new(), appended_len: 0, unflushed: false, latencies }
     }
 
     /// Serves `queue` until it is closed and empty.
@@ -71,15 +75,29 @@ impl Disk {
                     self.runtime.block_on(self.log.replace_from(from, write.entries))?;
                     self.unflushed = true;
                 }
-                None if self.appended.is_empty() => self.appended = write.entries,
-                None => self.appended.extend(write.entries),
+                None => self.gather(write.entries)?,
             }
         }
         self.flush()
     }
 
+    fn gather(&mut self, entries: Vec<Entry>) -> Result<(), Error> {
+        let len: usize = entries.iter().map(Entry::encoded_len).sum();
+        if self.appended_len + len > APPENDED_LEN_MAX {
+            self.append()?;
+        }
+        self.appended_len += len;
+        if self.appended.is_empty() {
+            self.appended = entries;
+        } else {
+            self.appended.extend(entries);
+        }
+        Ok(())
+    }
+
     fn append(&mut self) -> Result<(), Error> {
         if !self.appended.is_empty() {
+            self.appended_len = 0;
             self.unflushed = true;
             self.runtime.block_on(self.log.persist_entries(std::mem::take(&mut self.appended)))?;
         }
@@ -128,5 +146,70 @@ impl SyncLatencies {
         sorted.sort_unstable();
         let last = sorted.len().checked_sub(1)?;
         Some((sorted[last / 2], sorted[last * 99 / 100]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use async_trait::async_trait;
+    use d_engine_core::{EntryKind, LogId, StorageEngine as _};
+    use std::ops::RangeInclusive;
+
+    /// Remembers how many bytes each call appended.
+    struct Recorder {
+        log: Arc<dyn LogStore>,
+        appended: Mutex<Vec<usize>>,
+    }
+
+    #[async_trait]
+    impl LogStore for Recorder {
+        async fn persist_entries(&self, entries: Vec<Entry>) -> Result<(), Error> {
+            self.appended.lock().unwrap().push(entries.iter().map(Entry::encoded_len).sum());
+            self.log.persist_entries(entries).await
+        }
+        async fn entry(&self, index: u64) -> Result<Option<Entry>, Error> {
+            self.log.entry(index).await
+        }
+        async fn get_entries(&self, range: RangeInclusive<u64>) -> Result<Vec<Entry>, Error> {
+            self.log.get_entries(range).await
+        }
+        async fn purge(&self, up_to: LogId) -> Result<(), Error> {
+            self.log.purge(up_to).await
+        }
+        async fn truncate(&self, from: u64) -> Result<(), Error> {
+            self.log.truncate(from).await
+        }
+        async fn flush(&self) -> Result<(), Error> {
+            self.log.flush().await
+        }
+        async fn reset(&self) -> Result<(), Error> {
+            self.log.reset().await
+        }
+        fn last_index(&self) -> u64 {
+            self.log.last_index()
+        }
+        fn purged(&self) -> LogId {
+            self.log.purged()
+        }
+    }
+
+    #[test]
+    fn writes_of_one_group_are_appended_together_up_to_a_bound() {
+        let tokio = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let engine = d_engine_mem::MemStorageEngine::new();
+        let recorder = Arc::new(Recorder { log: engine.log_store(), appended: Mutex::default() });
+        let log: Arc<dyn LogStore> = Arc::clone(&recorder) as _;
+        let mut disk = Disk::new(log, engine.meta_store(), tokio.handle().clone(), Arc::default());
+        let write = |index| Write {
+            seq: index,
+            entries: vec![Entry::new(index, 1, EntryKind::Command, vec![0; APPENDED_LEN_MAX / 5])],
+            ..Write::default()
+        };
+        disk.perform(&mut (1..=6).map(write).collect()).unwrap();
+        let appended = recorder.appended.lock().unwrap();
+        assert_eq!(appended.len(), 2, "four and two");
+        assert!(appended.iter().all(|len| *len <= APPENDED_LEN_MAX), "{appended:?}");
+        assert_eq!(recorder.last_index(), 6);
     }
 }

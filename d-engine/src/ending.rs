@@ -12,8 +12,13 @@ use crate::shared::Shared;
 
 /// How long calls that are under way may take to finish once the node ends.
 const DRAIN: Duration = Duration::from_millis(1000);
+/// How long a thread may take to end: the disk finishes what it has begun.
+const JOIN_WAIT: Duration = Duration::from_secs(30);
 /// How long dropping the last handle may block.
 const DROP_WAIT: Duration = Duration::from_secs(10);
+
+/// Between two questions whether a thread has ended.
+const ASK_AGAIN: Duration = Duration::from_millis(1);
 
 /// Ends the node, once: when asked, or when dropped with its last handle.
 ///
@@ -22,7 +27,8 @@ const DROP_WAIT: Duration = Duration::from_secs(10);
 pub(crate) struct Ending {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    ended: OnceCell<()>,
+    /// The threads that did not end.
+    ended: OnceCell<Vec<String>>,
     watcher: Mutex<Option<AbortHandle>>,
 }
 
@@ -36,20 +42,21 @@ impl Ending {
         *self.watcher.lock().unwrap_or_else(PoisonError::into_inner) = Some(watcher);
     }
 
-    /// Ends the node and waits for it.
-    pub(crate) async fn shut_down(self: &Arc<Self>) {
+    /// Ends the node and waits for it. Returns the names of threads that did not end.
+    pub(crate) async fn shut_down(self: &Arc<Self>) -> Vec<String> {
         let this = Arc::clone(self);
         // A task of its own: the end is reached even if the caller gives up waiting.
         let end = tokio::spawn(async move { this.ended.get_or_init(|| this.end()).await.to_owned() });
-        if end.await.is_err() {
+        end.await.unwrap_or_else(|_| {
             tracing::error!(node = self.shared.id(), "the node's end was cut off");
-        }
+            Vec::new()
+        })
     }
 
-    async fn end(&self) {
+    async fn end(&self) -> Vec<String> {
         self.shared.refuse_calls();
         let drained = async {
-            while self.shared.inbox.callers() > 0 {
+            while self.shared.inbox.calls() > 0 {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
@@ -60,18 +67,40 @@ impl Ending {
             network.shutdown().await;
         }
         self.shared.inbox.close();
-        let threads = self.take_threads();
-        let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(join)).await;
-        if joined.is_err() {
-            tracing::error!(node = self.shared.id(), "the node's threads could not be joined");
+        let hanging = join_all(self.take_threads(), JOIN_WAIT).await;
+        for thread in &hanging {
+            tracing::error!(node = self.shared.id(), thread, "a thread has not ended; its storage hangs");
         }
         self.shared.release_machine();
         tracing::info!(node = self.shared.id(), "stopped");
+        hanging
     }
 
     fn take_threads(&self) -> Vec<JoinHandle<()>> {
         std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Joins the threads that end in time; returns the names of the others.
+async fn join_all(threads: Vec<JoinHandle<()>>, within: Duration) -> Vec<String> {
+    let until = Instant::now() + within;
+    let mut hanging = Vec::new();
+    for thread in threads {
+        // Asked again and again, because a join cannot be given up, not even by the end of the application's runtime.
+        while !thread.is_finished() && Instant::now() < until {
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+        if thread.is_finished() {
+            join(thread);
+        } else {
+            hanging.push(name(&thread));
+        }
+    }
+    hanging
+}
+
+fn name(thread: &JoinHandle<()>) -> String {
+    thread.thread().name().unwrap_or("unnamed").to_owned()
 }
 
 fn join(thread: JoinHandle<()>) {
@@ -100,7 +129,11 @@ impl Drop for Ending {
             if thread.is_finished() {
                 join(thread);
             } else {
-                tracing::warn!(node = self.shared.id(), "a thread of the dropped node has not ended yet");
+                tracing::warn!(
+                    node = self.shared.id(),
+                    thread = name(&thread),
+                    "a thread of the dropped node has not ended yet"
+                );
             }
         }
         self.shared.release_machine();
@@ -125,4 +158,23 @@ pub(crate) fn spawn(
             on_panic(format!("its thread {name} panicked: {what}"));
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_thread_that_hangs_is_named_and_not_waited_for() {
+        let (release, hangs) = std::sync::mpsc::channel::<()>();
+        let threads = vec![
+            spawn("hangs".into(), move || while hangs.recv().is_ok() {}, |_| ()).unwrap(),
+            spawn("ends".into(), || (), |_| ()).unwrap(),
+        ];
+        while !threads[1].is_finished() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(join_all(threads, Duration::from_millis(20)).await, ["hangs"]);
+        drop(release);
+    }
 }

@@ -77,6 +77,15 @@ pub enum StartupError {
         /// The cause.
         why: String,
     },
+    /// The node takes part no more, but threads of it hang.
+    #[error(
+        "the node has stopped, but its threads {threads} have not ended: the storage that they wait for hangs, and stays \
+         open until the process ends"
+    )]
+    StillRunning {
+        /// Their names.
+        threads: String,
+    },
     /// The node started but was not ready in time.
     #[error("the node was not ready in time: {why}")]
     NotReady {

@@ -1,9 +1,12 @@
 //! What waits for the driver: callers' proposals and reads, messages of peers, completions of the node's own threads.
 //!
-//! Each class has its bound. Callers beyond theirs are told `Busy` at once (counted from the call to its answer), messages
-//! beyond theirs are dropped, and completions need none: each answers a command that was given out.
+//! Each class has its bound. Calls beyond theirs, in number or in bytes, are told `Busy` at once; messages beyond theirs are
+//! dropped, and completions need none: each answers a command that was given out.
+//!
+//! A call is counted from its beginning to its end, whether it waits for a leader, for another node or here. One that has
+//! ended without an answer counts no more, although the node may decide its command much later: what is kept for it then
+//! is bounded by what the core keeps, and looked through for callers that have gone ([`Pruning`]).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -47,7 +50,6 @@ pub(crate) enum Refusal {
 /// The end of a call that the node answers. Dropping it unanswered tells the caller that the node stops.
 pub(crate) struct Caller<T> {
     answer: oneshot::Sender<Result<T, Refusal>>,
-    _place: Place,
 }
 
 impl<T> Caller<T> {
@@ -55,21 +57,80 @@ impl<T> Caller<T> {
         // A caller that has gone away wants no answer.
         let _ = self.answer.send(answer);
     }
+
+    /// Whether nobody waits for the answer any more.
+    pub(crate) fn has_gone(&self) -> bool {
+        self.answer.is_closed()
+    }
 }
 
-/// A caller's place among those that may wait; given back when it is answered.
-struct Place(Arc<AtomicUsize>);
+/// A call's place among those that may be under way; given back at the call's end.
+pub(crate) struct Place<'a> {
+    calls: &'a Load,
+    bytes: usize,
+}
 
-impl Drop for Place {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.calls.remove(1, self.bytes);
+    }
+}
+
+/// How many, and how many bytes they hold.
+#[derive(Default)]
+struct Load {
+    count: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Load {
+    /// Adds one unless that is too much.
+    fn add(&self, bytes: usize, bounds: &Bounds) -> Result<(), NotTaken> {
+        let count_before = self.count.fetch_add(1, Ordering::Relaxed);
+        let bytes_before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if count_before < bounds.callers && bytes_before.saturating_add(bytes) <= bounds.bytes {
+            return Ok(());
+        }
+        self.remove(1, bytes);
+        Err(NotTaken::Busy)
+    }
+
+    fn remove(&self, count: usize, bytes: usize) {
+        self.count.fetch_sub(count, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Says when to look for callers that have gone: whenever twice as many wait as were left the last time.
+pub(crate) struct Pruning {
+    at: usize,
+}
+
+impl Pruning {
+    /// So many are not worth a look.
+    pub(crate) const MIN: usize = 1 << 12;
+
+    pub(crate) fn new() -> Self {
+        Self { at: Self::MIN }
+    }
+
+    pub(crate) fn is_due(&self, waiting: usize) -> bool {
+        waiting >= self.at
+    }
+
+    pub(crate) fn done(&mut self, left: usize) {
+        self.at = Self::MIN.max(left.saturating_mul(2));
     }
 }
 
 /// Bounds of an [`Inbox`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
+    /// Calls under way.
     pub(crate) callers: usize,
+    /// Bytes of their commands and queries.
+    pub(crate) bytes: usize,
+    /// Messages of peers that wait.
     pub(crate) messages: usize,
 }
 
@@ -85,7 +146,9 @@ pub(crate) enum NotTaken {
 pub(crate) struct Inbox {
     queue: Queue<Inbound>,
     bounds: Bounds,
-    callers: Arc<AtomicUsize>,
+    calls: Load,
+    /// Of calls, those in the queue; also such that have ended meanwhile.
+    queued: Load,
     messages: AtomicUsize,
     dropped: AtomicUsize,
 }
@@ -95,33 +158,41 @@ impl Inbox {
         Self {
             queue: Queue::new(),
             bounds,
-            callers: Arc::default(),
+            calls: Load::default(),
+            queued: Load::default(),
             messages: AtomicUsize::new(0),
             dropped: AtomicUsize::new(0),
         }
     }
 
+    /// Begins a call that holds so many bytes.
+    pub(crate) fn enter(&self, bytes: usize) -> Result<Place<'_>, NotTaken> {
+        self.calls.add(bytes, &self.bounds)?;
+        Ok(Place { calls: &self.calls, bytes })
+    }
+
     /// Hands in a command; the receiver gets the answer once it is applied here.
     pub(crate) fn propose(&self, command: Bytes) -> Result<oneshot::Receiver<Result<Applied, Refusal>>, NotTaken> {
-        self.call(|caller| Inbound::Propose { command, caller })
+        self.call(command.len(), |caller| Inbound::Propose { command, caller })
     }
 
     /// Asks for a read index; the receiver is told once it is applied here.
     pub(crate) fn read(&self) -> Result<oneshot::Receiver<Result<(), Refusal>>, NotTaken> {
-        self.call(|caller| Inbound::Read { caller })
+        self.call(0, |caller| Inbound::Read { caller })
     }
 
     fn call<T>(
         &self,
+        bytes: usize,
         inbound: impl FnOnce(Caller<T>) -> Inbound,
     ) -> Result<oneshot::Receiver<Result<T, Refusal>>, NotTaken> {
-        let before = self.callers.fetch_add(1, Ordering::Relaxed);
-        let place = Place(Arc::clone(&self.callers));
-        if before >= self.bounds.callers {
-            return Err(NotTaken::Busy);
-        }
+        // Again a bound, because calls may end, and others begin, faster than the driver takes what they leave.
+        self.queued.add(bytes, &self.bounds)?;
         let (answer, answered) = oneshot::channel();
-        self.queue.push(inbound(Caller { answer, _place: place })).map_err(|_| NotTaken::Closed)?;
+        self.queue.push(inbound(Caller { answer })).map_err(|_| {
+            self.queued.remove(1, bytes);
+            NotTaken::Closed
+        })?;
         Ok(answered)
     }
 
@@ -157,16 +228,26 @@ impl Inbox {
     /// Moves everything that waits into `into`, waiting at most `timeout`; false: closed and empty.
     pub(crate) fn take_all(&self, into: &mut Vec<Inbound>, timeout: Option<Duration>) -> bool {
         let open = self.queue.take_all(into, timeout);
-        let messages = into.iter().filter(|inbound| matches!(inbound, Inbound::Message { .. })).count();
-        if messages > 0 {
-            self.messages.fetch_sub(messages, Ordering::Relaxed);
+        let (mut messages, mut calls, mut bytes) = (0, 0, 0);
+        for inbound in &*into {
+            match inbound {
+                Inbound::Message { .. } => messages += 1,
+                Inbound::Propose { command, .. } => {
+                    calls += 1;
+                    bytes += command.len();
+                }
+                Inbound::Read { .. } => calls += 1,
+                Inbound::Event(_) => {}
+            }
         }
+        self.messages.fetch_sub(messages, Ordering::Relaxed);
+        self.queued.remove(calls, bytes);
         open
     }
 
-    /// How many callers wait for an answer.
-    pub(crate) fn callers(&self) -> usize {
-        self.callers.load(Ordering::Relaxed)
+    /// How many calls are under way.
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.count.load(Ordering::Relaxed)
     }
 }
 
@@ -179,23 +260,61 @@ mod tests {
         Message { term: 1, incarnation: 1, group: 0, body: Body::FormationProbe }
     }
 
+    const BOUNDS: Bounds = Bounds { callers: 2, bytes: 10, messages: 2 };
+
     #[test]
-    fn a_caller_beyond_the_bound_is_told_at_once_until_another_is_answered() {
-        let inbox = Inbox::new(Bounds { callers: 1, messages: 1 });
-        let mut waiting = inbox.propose(Bytes::new()).unwrap();
-        assert_eq!(inbox.read().unwrap_err(), NotTaken::Busy);
+    fn a_call_beyond_the_bound_is_told_at_once_until_another_ends() {
+        let inbox = Inbox::new(BOUNDS);
+        let (first, second) = (inbox.enter(0).unwrap(), inbox.enter(0).unwrap());
+        assert_eq!(inbox.enter(0).err(), Some(NotTaken::Busy));
+        drop(first);
+        let _third = inbox.enter(0).unwrap();
+        assert_eq!(inbox.enter(0).err(), Some(NotTaken::Busy));
+        drop(second);
+        assert_eq!(inbox.calls(), 1);
+    }
+
+    #[test]
+    fn calls_hold_only_so_many_bytes() {
+        let inbox = Inbox::new(BOUNDS);
+        let place = inbox.enter(6).unwrap();
+        assert_eq!(inbox.enter(5).err(), Some(NotTaken::Busy));
+        let _fits = inbox.enter(4).unwrap();
+        drop(place);
+        let _fits_now = inbox.enter(6).unwrap();
+        assert_eq!(inbox.enter(usize::MAX).err(), Some(NotTaken::Busy));
+    }
+
+    #[test]
+    fn a_call_that_ended_without_an_answer_keeps_no_place_while_the_node_decides() {
+        let inbox = Inbox::new(Bounds { callers: 1, ..BOUNDS });
+        let place = inbox.enter(1).unwrap();
+        let answer = inbox.propose(Bytes::from_static(b"c")).unwrap();
         let mut taken = Vec::new();
         assert!(inbox.take_all(&mut taken, None));
-        assert_eq!(inbox.read().unwrap_err(), NotTaken::Busy, "a place is held until the answer");
+        drop((place, answer));
         let Some(Inbound::Propose { caller, .. }) = taken.pop() else { panic!("no proposal") };
-        caller.answer(Err(Refusal::Stopping));
-        assert!(matches!(waiting.try_recv(), Ok(Err(Refusal::Stopping))));
-        let _read = inbox.read().unwrap();
+        assert!(caller.has_gone());
+        let _next = inbox.enter(1).unwrap();
+        let _taken_in = inbox.propose(Bytes::from_static(b"d")).unwrap();
+    }
+
+    #[test]
+    fn what_calls_leave_in_the_queue_is_bounded_as_they_are() {
+        let inbox = Inbox::new(BOUNDS);
+        for command in [&b"12345"[..], b"1234"] {
+            drop(inbox.propose(Bytes::from_static(command)).unwrap());
+        }
+        assert_eq!(inbox.propose(Bytes::new()).unwrap_err(), NotTaken::Busy, "two wait");
+        let mut taken = Vec::new();
+        assert!(inbox.take_all(&mut taken, None));
+        drop(inbox.propose(Bytes::from_static(b"12345")).unwrap());
+        assert_eq!(inbox.propose(Bytes::from_static(b"123456")).unwrap_err(), NotTaken::Busy, "too many bytes");
     }
 
     #[test]
     fn messages_beyond_the_bound_are_dropped_and_completions_never() {
-        let inbox = Inbox::new(Bounds { callers: 1, messages: 2 });
+        let inbox = Inbox::new(BOUNDS);
         (0..5).for_each(|from| inbox.deliver(from, message()));
         (0..5).for_each(|seq| inbox.complete(Event::Persisted { seq }));
         let mut taken = Vec::new();
@@ -209,9 +328,9 @@ mod tests {
 
     #[test]
     fn a_closed_inbox_says_so() {
-        let inbox = Inbox::new(Bounds { callers: 1, messages: 1 });
+        let inbox = Inbox::new(BOUNDS);
         inbox.close();
         assert_eq!(inbox.read().unwrap_err(), NotTaken::Closed);
-        assert_eq!(inbox.callers(), 0);
+        assert_eq!(inbox.queued.count.load(Ordering::Relaxed), 0);
     }
 }

@@ -37,6 +37,7 @@ mod ending;
 mod error;
 mod inbox;
 mod local_router;
+mod log_read;
 #[cfg(feature = "server")]
 mod network;
 mod node;

@@ -128,6 +128,10 @@ impl NodeService for Service {
         self.shared()?.read(query, mode).await
     }
 
+    fn check_key_value(&self) -> Result<()> {
+        self.shared()?.check_key_value()
+    }
+
     fn status(&self) -> NodeStatus {
         self.shared().map(|shared| shared.status()).unwrap_or_default()
     }

@@ -124,9 +124,13 @@ impl Node {
     /// Calling it again, on any handle, waits for the same end.
     ///
     /// # Errors
-    /// The node had failed before, with the cause; it has ended all the same.
+    /// The node had failed before, with the cause; it has ended all the same. Or a thread of it waits for storage that
+    /// hangs: that is not waited for longer than 30 s.
     pub async fn shutdown(&self) -> Result<(), StartupError> {
-        self.ending.shut_down().await;
+        let hanging = self.ending.shut_down().await;
+        if !hanging.is_empty() {
+            return Err(StartupError::StillRunning { threads: hanging.join(", ") });
+        }
         match self.shared.published.failure() {
             None => Ok(()),
             Some(why) => Err(StartupError::Failed { why }),
@@ -145,7 +149,7 @@ impl Node {
         let command = KvCommand::Put { key: key.into(), value: value.into() };
         match self.outcome(command).await? {
             (at, KvOutcome::Put { revision }) => Ok(Written::new(at.index, revision)),
-            (_, other) => Err(unexpected(&other)),
+            (_, other) => Err(unreadable(&other)),
         }
     }
 
@@ -156,7 +160,7 @@ impl Node {
     pub async fn delete(&self, key: impl Into<Bytes>) -> Result<Deleted> {
         match self.outcome(KvCommand::Delete { key: key.into() }).await? {
             (at, KvOutcome::Deleted { revision, existed }) => Ok(Deleted::new(existed, at.index, revision)),
-            (_, other) => Err(unexpected(&other)),
+            (_, other) => Err(unreadable(&other)),
         }
     }
 
@@ -170,7 +174,7 @@ impl Node {
             (at, KvOutcome::Cas { revision, succeeded, current }) => {
                 Ok(Swapped::new(succeeded, current, at.index, revision))
             }
-            (_, other) => Err(unexpected(&other)),
+            (_, other) => Err(unreadable(&other)),
         }
     }
 
@@ -227,7 +231,7 @@ impl Node {
         match KvOutcome::decode_bytes(reply.response) {
             Ok(KvOutcome::Rejected(reject)) => Err(reject.into()),
             Ok(outcome) => Ok((reply.at, outcome)),
-            Err(error) => Err(unexpected(&error)),
+            Err(error) => Err(unreadable(&error)),
         }
     }
 
@@ -239,6 +243,13 @@ impl Node {
     }
 }
 
+/// The command has been applied, to what effect cannot be told.
+fn unreadable(found: &dyn std::fmt::Debug) -> ClientError {
+    tracing::warn!(?found, "the state machine answered a key-value command in another language");
+    ClientError::Unknown
+}
+
+/// A query, which has no effect, was answered in another language.
 fn unexpected(found: &dyn std::fmt::Debug) -> ClientError {
     ClientError::malformed(format!("the state machine answered {found:?}"))
 }

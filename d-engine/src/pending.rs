@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use d_engine_core::{Entry, EntryKind, LogId};
 use d_engine_raft::Rejection;
 
-use crate::inbox::{Applied, Caller, Refusal};
+use crate::inbox::{Applied, Caller, Pruning, Refusal};
 
 /// Values under consecutive numbers; taking one is a look-up by position.
 pub(crate) struct Numbered<T> {
@@ -37,9 +37,9 @@ impl<T> Numbered<T> {
 }
 
 /// Callers whose command has a place in the log, in the order of the places.
-#[derive(Default)]
 pub(crate) struct PendingWrites {
     waiting: VecDeque<(LogId, Caller<Applied>)>,
+    pruning: Pruning,
 }
 
 /// What the application of a chunk decides for a caller.
@@ -53,6 +53,10 @@ pub(crate) enum Decided {
 }
 
 impl PendingWrites {
+    pub(crate) fn new() -> Self {
+        Self { waiting: VecDeque::new(), pruning: Pruning::new() }
+    }
+
     /// A caller begins to wait for `at`.
     ///
     /// After a truncation a place is given again while an earlier caller still waits for it. Both wait on: the earlier
@@ -63,6 +67,10 @@ impl PendingWrites {
         } else {
             let place = self.waiting.partition_point(|(other, _)| other.index <= at.index);
             self.waiting.insert(place, (at, caller));
+        }
+        if self.pruning.is_due(self.waiting.len()) {
+            self.waiting.retain(|(_, caller)| !caller.has_gone());
+            self.pruning.done(self.waiting.len());
         }
     }
 
@@ -104,15 +112,29 @@ pub(crate) fn not_leader(caller: Caller<Applied>) {
 }
 
 /// Readers that wait until their index is applied.
-#[derive(Default)]
 pub(crate) struct PendingReads {
     waiting: BTreeMap<u64, Vec<Caller<()>>>,
+    len: usize,
+    pruning: Pruning,
 }
 
 impl PendingReads {
+    pub(crate) fn new() -> Self {
+        Self { waiting: BTreeMap::new(), len: 0, pruning: Pruning::new() }
+    }
+
     /// A reader begins to wait for `index`.
     pub(crate) fn insert(&mut self, index: u64, caller: Caller<()>) {
         self.waiting.entry(index).or_default().push(caller);
+        self.len += 1;
+        if self.pruning.is_due(self.len) {
+            self.waiting.retain(|_, callers| {
+                callers.retain(|caller| !caller.has_gone());
+                !callers.is_empty()
+            });
+            self.len = self.waiting.values().map(Vec::len).sum();
+            self.pruning.done(self.len);
+        }
     }
 
     /// Answers everybody who waits for `applied` or less.
@@ -121,7 +143,9 @@ impl PendingReads {
             if *first.key() > applied {
                 break;
             }
-            for caller in first.remove() {
+            let callers = first.remove();
+            self.len -= callers.len();
+            for caller in callers {
                 caller.answer(Ok(()));
             }
         }
@@ -129,6 +153,7 @@ impl PendingReads {
 
     /// Nothing will be applied any more.
     pub(crate) fn fail(&mut self, why: &str) {
+        self.len = 0;
         for caller in std::mem::take(&mut self.waiting).into_values().flatten() {
             caller.answer(Err(Refusal::Rejected(Rejection::Unavailable { why: why.to_owned() })));
         }
@@ -144,7 +169,7 @@ mod tests {
     type Answer = tokio::sync::oneshot::Receiver<Result<Applied, Refusal>>;
 
     fn callers(count: usize) -> Vec<(Caller<Applied>, Answer)> {
-        let inbox = Inbox::new(Bounds { callers: count, messages: 1 });
+        let inbox = Inbox::new(Bounds { callers: count, bytes: count, messages: 1 });
         let answers: Vec<_> = (0..count).map(|_| inbox.propose(Bytes::new()).unwrap()).collect();
         let mut taken = Vec::new();
         inbox.take_all(&mut taken, None);
@@ -153,6 +178,35 @@ mod tests {
             _ => panic!("no proposal"),
         });
         callers.zip(answers).collect()
+    }
+
+    #[test]
+    fn callers_that_have_gone_are_forgotten_before_they_pile_up() {
+        let (mut writes, mut reads) = (PendingWrites::new(), PendingReads::new());
+        let inbox = Inbox::new(Bounds { callers: 1, bytes: 0, messages: 1 });
+        let mut taken = Vec::new();
+        let mut kept = Vec::new();
+        for index in 0..10 * Pruning::MIN as u64 {
+            let answer = inbox.propose(Bytes::new()).unwrap();
+            // One in a thousand stays.
+            kept.extend((index % 1000 == 0).then_some(answer));
+            inbox.take_all(&mut taken, None);
+            let mut read = Vec::new();
+            drop(inbox.read().unwrap());
+            inbox.take_all(&mut read, None);
+            taken.append(&mut read);
+            for inbound in taken.drain(..) {
+                match inbound {
+                    Inbound::Propose { caller, .. } => writes.insert(LogId::new(1, index), caller),
+                    Inbound::Read { caller } => reads.insert(index, caller),
+                    _ => panic!("neither"),
+                }
+            }
+        }
+        assert!(writes.waiting.len() <= Pruning::MIN + kept.len() && reads.len <= Pruning::MIN);
+        assert_eq!(writes.waiting.iter().filter(|(_, caller)| !caller.has_gone()).count(), kept.len());
+        reads.release(u64::MAX);
+        assert_eq!(reads.len, 0);
     }
 
     fn entry(index: u64, term: u64) -> Entry {
@@ -172,7 +226,7 @@ mod tests {
 
     #[test]
     fn an_entry_of_another_term_means_that_the_command_has_no_effect() {
-        let mut pending = PendingWrites::default();
+        let mut pending = PendingWrites::new();
         let mut answers = Vec::new();
         for (index, (caller, answer)) in (5..).zip(callers(3)) {
             pending.insert(LogId::new(1, index), caller);
@@ -186,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_place_given_twice_is_decided_by_what_is_applied_there() {
-        let mut pending = PendingWrites::default();
+        let mut pending = PendingWrites::new();
         let mut four = callers(4);
         let (last, mut new_answer) = four.pop().unwrap();
         let mut answers = Vec::new();

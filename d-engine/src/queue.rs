@@ -37,23 +37,32 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// Moves all of `items` in, or drops them if nobody will ever take them.
-    pub(crate) fn append(&self, items: &mut Vec<T>) {
+    /// Moves all of `items` in, or drops them if nobody will ever take them. Returns how many wait now.
+    pub(crate) fn append(&self, items: &mut Vec<T>) -> usize {
         if items.is_empty() {
-            return;
+            return 0;
         }
         let mut state = self.lock();
         if state.closed {
             drop(state);
             items.clear();
-            return;
+            return 0;
         }
         if state.items.is_empty() {
             std::mem::swap(&mut state.items, items);
         } else {
             state.items.append(items);
         }
+        let waiting = state.items.len();
         self.wake_if_sleeping(state);
+        waiting
+    }
+
+    /// Drops what waits and is not to be kept. Returns how many are left.
+    pub(crate) fn retain(&self, keep: impl FnMut(&T) -> bool) -> usize {
+        let mut state = self.lock();
+        state.items.retain(keep);
+        state.items.len()
     }
 
     /// Nothing is taken in from now on; what waits is still handed out.

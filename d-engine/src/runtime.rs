@@ -5,17 +5,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use d_engine_core::LogStore;
-use d_engine_raft::{Command, Driver, Event, Message, NodeId, Rejection, Write};
+use d_engine_raft::{Body, Command, Driver, Event, Message, NodeId, Rejection, Write};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::disk::DiskQueue;
-use crate::inbox::{Applied, Caller, Inbound, Inbox, Refusal};
+use crate::inbox::{Applied, Caller, Inbound, Inbox, Pruning, Refusal};
+use crate::log_read::{Answer, LogRead};
 use crate::pending::Numbered;
-use crate::published::Published;
+use crate::published::{Leadership, Published};
 use crate::state_machine_handler::{ApplyJob, ApplyQueue};
 use crate::wire::Wire;
 
@@ -33,6 +35,11 @@ pub(crate) struct Runtime {
     pub(crate) work: Work,
 }
 
+/// The status that everybody sees is at most so much older than the driver's; leadership is never.
+const STATUS_AGE_MAX: Duration = Duration::from_millis(50);
+/// How long the loop's end waits for a read of the log before it says so.
+const LOG_READ_WAIT: Duration = Duration::from_secs(5);
+
 /// What the loop keeps from one round to the next.
 pub(crate) struct Work {
     proposals: Numbered<Caller<Applied>>,
@@ -41,7 +48,56 @@ pub(crate) struct Work {
     jobs: Vec<ApplyJob>,
     sends: Vec<(NodeId, Message)>,
     log_reads: Vec<JoinHandle<()>>,
+    /// Answers that leave once the status shows what they show.
+    refused_writes: Vec<(Caller<Applied>, Refusal)>,
+    answered_reads: Vec<(Caller<()>, Result<(), Refusal>)>,
+    idle_jobs: Pruning,
+    news: News,
     failed: bool,
+}
+
+/// How much of what the driver knows everybody sees.
+struct News {
+    shown: Leadership,
+    shown_at: Instant,
+    /// Something has happened since.
+    is_old: bool,
+    /// Somebody else may lead since.
+    is_urgent: bool,
+}
+
+impl News {
+    /// Whether an event may change who leads, in which term, or whether the node takes part at all. Everything else may
+    /// be seen a little later: a status is not made for each round of a busy node.
+    fn is_urgent(&self, inbound: &Inbound) -> bool {
+        let of_this_leader = |message: &Message| {
+            use Body::{Append, AppendReply, ReadIndex, ReadIndexReply};
+            message.term == self.shown.term
+                && matches!(message.body, Append(_) | AppendReply(_) | ReadIndex { .. } | ReadIndexReply { .. })
+        };
+        match inbound {
+            Inbound::Propose { .. } | Inbound::Read { .. } => false,
+            // A term has one leader; while it is known these change nothing about it.
+            Inbound::Message { message, .. } => self.shown.leader.is_none() || !of_this_leader(message),
+            Inbound::Event(Event::Persisted { .. }) => self.shown.leader.is_none(),
+            Inbound::Event(Event::Applied { .. } | Event::LogRead { .. }) => false,
+            Inbound::Event(_) => true,
+        }
+    }
+
+    fn take_in(&mut self, inbound: &Inbound) {
+        self.is_old = true;
+        self.is_urgent = self.is_urgent || self.is_urgent(inbound);
+    }
+
+    /// When to show what has happened although nothing else happens; `None`: everything is shown.
+    fn due_in(&self) -> Option<Duration> {
+        self.is_old.then(|| STATUS_AGE_MAX.saturating_sub(self.shown_at.elapsed()))
+    }
+
+    fn is_due(&self) -> bool {
+        self.is_urgent || self.due_in().is_some_and(|time| time.is_zero())
+    }
 }
 
 /// Set in the driver's number of a read, not in that of a proposal: a refusal names only the number.
@@ -56,6 +112,10 @@ impl Work {
             jobs: Vec::new(),
             sends: Vec::new(),
             log_reads: Vec::new(),
+            refused_writes: Vec::new(),
+            answered_reads: Vec::new(),
+            idle_jobs: Pruning::new(),
+            news: News { shown: Leadership::default(), shown_at: Instant::now(), is_old: true, is_urgent: true },
             failed: false,
         }
     }
@@ -69,20 +129,37 @@ impl Runtime {
         self.perform_all();
         loop {
             let timeout = self.driver.poll_timeout().map(|at| at.saturating_sub(self.clock.now()));
+            let timeout = timeout.into_iter().chain(self.work.news.due_in()).min();
             if !self.inbox.take_all(&mut waiting, timeout) {
                 break;
             }
             for inbound in waiting.drain(..) {
+                self.work.news.take_in(&inbound);
                 let event = self.event_of(inbound);
                 self.driver.handle(self.clock.now(), event);
             }
             let now = self.clock.now();
             if self.driver.poll_timeout().is_some_and(|at| at <= now) {
+                let timeout = Inbound::Event(Event::Timeout);
+                self.work.news.take_in(&timeout);
                 self.driver.handle(now, Event::Timeout);
             }
             self.perform_all();
         }
+        self.publish();
+        self.apply.append(&mut self.work.jobs);
+        // They end while the reads of the log are waited for.
+        self.disk.close();
+        self.apply.close();
+        let until = Instant::now() + LOG_READ_WAIT;
         for read in self.work.log_reads.drain(..) {
+            // Asked again and again, because the application's runtime, and its timers, may have ended.
+            while !read.is_finished() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if !read.is_finished() {
+                tracing::warn!("a read of the log does not end; the log stays open until it does");
+            }
             // It ended, or the tokio runtime did; either way it holds the log no more.
             let _ = self.tokio.block_on(read);
         }
@@ -105,11 +182,26 @@ impl Runtime {
         }
         // The disk first: it takes longest.
         self.disk.append(&mut self.work.writes);
-        // Leader, term and commit are visible before any message or answer that shows them leaves.
-        self.publish();
-        self.apply.append(&mut self.work.jobs);
+        // Leader and term are visible before any message or answer that shows them leaves.
+        if self.work.news.is_due() {
+            self.publish();
+        }
+        self.answer_all();
+        if self.work.idle_jobs.is_due(self.apply.append(&mut self.work.jobs)) {
+            // While the state machine hangs, callers give up and others come.
+            self.work.idle_jobs.done(self.apply.retain(|job| !job.is_idle()));
+        }
         for (to, message) in self.work.sends.drain(..) {
             self.wire.send(to, message);
+        }
+    }
+
+    fn answer_all(&mut self) {
+        for (caller, why) in self.work.refused_writes.drain(..) {
+            caller.answer(Err(why));
+        }
+        for (caller, answer) in self.work.answered_reads.drain(..) {
+            caller.answer(answer);
         }
     }
 
@@ -127,9 +219,8 @@ impl Runtime {
             }
             Command::ReadReady { id, index } => {
                 if let Some(caller) = work.reads.take(id >> 1) {
-                    // Shows nothing that is not published: what is applied is committed.
                     if self.applied.load(Ordering::Acquire) >= index {
-                        caller.answer(Ok(()));
+                        work.answered_reads.push((caller, Ok(())));
                     } else {
                         work.jobs.push(ApplyJob::ReadAt { index, caller });
                     }
@@ -145,26 +236,26 @@ impl Runtime {
         let why = Refusal::Rejected(why);
         if id & READ == 0 {
             if let Some(caller) = self.work.proposals.take(id >> 1) {
-                caller.answer(Err(why));
+                self.work.refused_writes.push((caller, why));
             }
         } else if let Some(caller) = self.work.reads.take(id >> 1) {
-            caller.answer(Err(why));
+            self.work.answered_reads.push((caller, Err(why)));
         }
     }
 
     /// Reads entries that are no longer in memory, on tokio's threads for blocking work.
     fn read_log(&mut self, ticket: u64, first: u64, last: u64, max_bytes: usize) {
-        let (log, inbox, tokio) = (Arc::clone(&self.log), Arc::clone(&self.inbox), self.tokio.clone());
+        let answer = Answer::new(Arc::clone(&self.inbox), ticket);
+        let read = LogRead { log: Arc::clone(&self.log), range: first..=last, max_bytes, answer };
+        let tokio = self.tokio.clone();
         self.work.log_reads.retain(|read| !read.is_finished());
-        self.work.log_reads.push(self.tokio.spawn_blocking(move || {
-            let read = tokio.block_on(log.read_limited(first..=last, max_bytes));
-            drop(log);
-            inbox.complete(Event::LogRead { ticket, entries: read.map_err(|error| error.to_string()) });
-        }));
+        self.work.log_reads.push(self.tokio.spawn_blocking(move || read.run(&tokio)));
     }
 
     fn publish(&mut self) {
         let status = self.driver.status(self.clock.now());
+        let shown = Leadership { term: status.term, leader: status.leader };
+        self.work.news = News { shown, shown_at: Instant::now(), is_old: false, is_urgent: false };
         if let Some(why) = &status.failure
             && !std::mem::replace(&mut self.work.failed, true)
         {
@@ -173,5 +264,116 @@ impl Runtime {
         if let Some(members) = self.published.publish(status) {
             self.wire.set_members(&members);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{Context, Wake, Waker};
+
+    use d_engine_core::StorageEngine as _;
+    use d_engine_kv::KvStateMachine;
+    use d_engine_mem::{MemKvStore, MemStorageEngine};
+    use d_engine_net::Hello;
+    use d_engine_raft::Append;
+
+    use crate::NodeConfig;
+    use crate::clock::BootClock;
+    use crate::inbox::Bounds;
+    use crate::prepare::prepare;
+
+    /// The loop of a single node, without the threads around it.
+    fn runtime(tokio: &Handle) -> Runtime {
+        let engine = MemStorageEngine::new();
+        let machine = KvStateMachine::new(MemKvStore::new()).unwrap();
+        let log: Arc<dyn LogStore> = engine.log_store();
+        let config = NodeConfig::for_dir("unused");
+        let prepared = prepare(&config, true, &*log, &*engine.meta_store(), &machine, &BootClock, tokio).unwrap();
+        let published = Published::new(prepared.driver.status(BootClock.now()), Hello::new(1, 0));
+        Runtime {
+            driver: prepared.driver,
+            clock: Arc::new(BootClock),
+            inbox: Arc::new(Inbox::new(Bounds { callers: 10, bytes: 100, messages: 10 })),
+            disk: Arc::new(DiskQueue::new()),
+            apply: Arc::new(ApplyQueue::new()),
+            log,
+            wire: Wire::Nowhere,
+            published: Arc::new(published),
+            applied: Arc::default(),
+            tokio: tokio.clone(),
+            work: Work::new(),
+        }
+    }
+
+    /// Looks at the published status at the moment of the answer.
+    struct Witness {
+        published: Arc<Published>,
+        answers: AtomicUsize,
+        early: AtomicUsize,
+    }
+
+    impl Wake for Witness {
+        fn wake(self: Arc<Self>) {
+            self.answers.fetch_add(1, Ordering::SeqCst);
+            self.early.fetch_add(usize::from(self.published.failure().is_none()), Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn whoever_is_answered_finds_what_was_decided_in_the_status() {
+        let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = runtime(tokio.handle());
+        let inbox = Arc::clone(&runtime.inbox);
+        let witness = Arc::new(Witness {
+            published: Arc::clone(&runtime.published),
+            answers: AtomicUsize::new(0),
+            early: AtomicUsize::new(0),
+        });
+        let waker = Waker::from(Arc::clone(&witness));
+        let mut context = Context::from_waker(&waker);
+        let (mut read, mut write) = (inbox.read().unwrap(), inbox.propose(bytes::Bytes::new()).unwrap());
+        assert!(std::pin::pin!(&mut read).poll(&mut context).is_pending());
+        assert!(std::pin::pin!(&mut write).poll(&mut context).is_pending());
+        inbox.complete(Event::StorageFailed { why: "the plug was pulled".into() });
+        inbox.close();
+        runtime.run();
+        assert_eq!(witness.answers.load(Ordering::SeqCst), 2);
+        assert_eq!(witness.early.load(Ordering::SeqCst), 0);
+    }
+
+    fn message(term: u64, body: Body) -> Inbound {
+        Inbound::Message { from: 2, message: Message { term, incarnation: 2, group: 0, body } }
+    }
+
+    #[test]
+    fn whatever_may_change_the_leader_is_shown_at_once_and_the_rest_soon() {
+        let shown = Leadership { term: 3, leader: Some(2) };
+        let mut news = News { shown, shown_at: Instant::now(), is_old: false, is_urgent: false };
+        let append = || {
+            let (session, prev, commit, round) = (1, d_engine_core::LogId::default(), 0, 0);
+            Body::Append(Append { session, prev, commit, matched: 0, round, entries: Vec::new() })
+        };
+        let inbox = Inbox::new(Bounds { callers: 1, bytes: 1, messages: 1 });
+        let _answer = inbox.read().unwrap();
+        let mut read = Vec::new();
+        inbox.take_all(&mut read, None);
+        for usual in [message(3, append()), Inbound::Event(Event::Persisted { seq: 1 }), read.remove(0)] {
+            assert!(!news.is_urgent(&usual));
+            news.take_in(&usual);
+        }
+        assert!(!news.is_urgent && news.due_in().is_some_and(|time| time <= STATUS_AGE_MAX));
+        let urgent = || {
+            [
+                message(4, append()),
+                message(3, Body::VoteReply { granted: true }),
+                Inbound::Event(Event::Timeout),
+                Inbound::Event(Event::StorageFailed { why: String::new() }),
+            ]
+        };
+        assert!(urgent().iter().all(|inbound| news.is_urgent(inbound)));
+        news.shown.leader = None;
+        assert!(news.is_urgent(&message(3, append())) && news.is_urgent(&Inbound::Event(Event::Persisted { seq: 1 })));
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::NodeConfig;
 use crate::disk::SyncLatencies;
-use crate::inbox::{Applied, Inbox, NotTaken, Refusal};
+use crate::inbox::{Applied, Inbox, NotTaken, Place, Refusal};
 use crate::local_router::LocalRouter;
 use crate::published::Published;
 
@@ -131,6 +131,7 @@ impl Shared {
         if command.len() > limit {
             return Err(Reason::TooLarge { len: command.len() as u64, limit: limit as u64 }.into());
         }
+        let _place = self.enter(command.len())?;
         let deadline = self.deadline();
         loop {
             match self.published.leader() {
@@ -190,9 +191,15 @@ impl Shared {
         }
     }
 
+    /// A place among the calls under way, to be held to the call's end: whatever it waits for, it holds its command.
+    fn enter(&self, bytes: usize) -> Result<Place<'_>> {
+        self.inbox_open()?.enter(bytes).map_err(refused)
+    }
+
     /// Asks the state machine.
     pub(crate) async fn read(&self, query: Bytes, mode: ReadMode) -> Result<Reply> {
         if mode == ReadMode::Linearizable {
+            let _place = self.enter(query.len())?;
             self.confirm_read().await?;
         }
         self.read_here(query)
@@ -201,6 +208,7 @@ impl Shared {
     /// Asks the state machine for a key.
     pub(crate) async fn read_bytes(&self, key: &[u8], mode: ReadMode) -> Result<Option<Bytes>> {
         if mode == ReadMode::Linearizable {
+            let _place = self.enter(key.len())?;
             self.confirm_read().await?;
         }
         self.with_machine(|machine| machine.get_bytes(key))
@@ -330,11 +338,12 @@ impl Shared {
             NO => return Ok(false),
             _ => {}
         }
-        let speaks = match self.read_here(KvQuery::Get { key: Bytes::from_static(b"?") }.encode()) {
-            Ok(reply) => matches!(KvAnswer::decode_bytes(reply.response), Ok(KvAnswer::Get { .. })),
-            Err(ClientError::Rejected { .. }) => false,
-            Err(error) => return Err(error),
-        };
+        let machine = self.machine.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(machine) = machine.as_deref() else { return Err(ClientError::ShuttingDown) };
+        // Any error is an answer in another language: a machine that knows none of these bytes may call them damaged.
+        let speaks = machine
+            .read_at(KvQuery::Get { key: Bytes::from_static(b"?") }.encode())
+            .is_ok_and(|(answer, _)| matches!(KvAnswer::decode_bytes(answer), Ok(KvAnswer::Get { .. })));
         self.speaks_key_value.store(if speaks { YES } else { NO }, Ordering::Relaxed);
         Ok(speaks)
     }

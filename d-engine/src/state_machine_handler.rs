@@ -14,7 +14,8 @@ use crate::inbox::{Applied, Caller, Inbox, Refusal};
 use crate::pending::{Decided, PendingReads, PendingWrites, not_leader};
 use crate::queue::Queue;
 
-/// Work for the apply thread; bounded because the core bounds what is not applied, and the inbox the callers.
+/// Work for the apply thread; bounded because the core bounds what is not applied, and the inbox the callers that have
+/// not gone.
 pub(crate) type ApplyQueue = Queue<ApplyJob>;
 
 pub(crate) enum ApplyJob {
@@ -26,6 +27,17 @@ pub(crate) enum ApplyJob {
     Apply { first: u64, last: u64, entries: Vec<Entry> },
     /// The node takes part no more: nothing will be applied.
     Fail { why: String },
+}
+
+impl ApplyJob {
+    /// Whether it only serves a caller that has gone.
+    pub(crate) fn is_idle(&self) -> bool {
+        match self {
+            Self::Expect { caller, .. } => caller.has_gone(),
+            Self::ReadAt { caller, .. } => caller.has_gone(),
+            Self::Apply { .. } | Self::Fail { .. } => false,
+        }
+    }
 }
 
 /// Gives entries to the state machine.
@@ -57,8 +69,8 @@ impl StateMachineHandler {
             runtime,
             read_chunk_bytes,
             applied,
-            writes: PendingWrites::default(),
-            reads: PendingReads::default(),
+            writes: PendingWrites::new(),
+            reads: PendingReads::new(),
             decided: Vec::new(),
             failed: None,
         }

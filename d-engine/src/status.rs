@@ -9,6 +9,8 @@ use crate::shared::Shared;
 impl Shared {
     pub(crate) fn status(&self) -> NodeStatus {
         let status = self.published.status();
+        // What the apply thread has done, the driver may not have heard yet.
+        let applied = status.applied.max(self.applied());
         let syncs = self.latencies.percentiles();
         let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         NodeStatus {
@@ -18,11 +20,11 @@ impl Shared {
             role: role(status.role).to_owned(),
             term: status.term,
             leader: status.leader,
-            commit: status.commit,
-            // What the apply thread has done, the driver may not have heard yet.
-            applied: status.applied.max(self.applied()),
+            // What is applied is committed and in the log; the status may be a little older than an answer.
+            commit: status.commit.max(applied),
+            applied,
             persisted: status.persisted,
-            last: status.last.index,
+            last: status.last.index.max(applied),
             members: status.membership.members.iter().map(|member| member_status(member, &status)).collect(),
             failure: status.failure.clone(),
             waiting_for: status.waiting_for.clone(),

@@ -1,16 +1,20 @@
 //! The demo's nodes: child processes of this very program, in a temporary directory, on free loopback ports.
 //!
 //! A child holds the reading end of a pipe from here and ends when it closes, so that none survives even if this
-//! process is killed.
+//! process is killed. Its files then stay until the next demo, which knows them by their lock that nobody holds.
 
 use std::fs::{self, File};
+use std::io;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
+/// How the names of the directories begin.
+const DIRECTORY: &str = "d-engine-demo-";
+const LOCK: &str = "LOCK";
 /// Lines of a node's log that a failure shows.
 const LOG_TAIL: usize = 12;
 
@@ -19,6 +23,8 @@ pub(super) struct Processes {
     program: PathBuf,
     /// Removed with everything in it when this is dropped, after the processes.
     directory: TempDir,
+    /// Says to other demos that the directory is in use, until this process ends in whatever way.
+    _lock: File,
 }
 
 struct Node {
@@ -39,12 +45,12 @@ impl Processes {
     /// Finds ports and a directory; starts nothing.
     pub(super) fn new(nodes: u64) -> Result<Self, String> {
         let program = std::env::current_exe().map_err(|error| format!("this program cannot find itself: {error}"))?;
-        let directory = tempfile::Builder::new().prefix("d-engine-demo-").tempdir();
-        let directory = directory.map_err(|error| format!("no temporary directory: {error}"))?;
+        remove_those_of_the_dead(&std::env::temp_dir());
+        let (directory, lock) = locked_directory().map_err(|error| format!("no temporary directory: {error}"))?;
         let ports = free_ports(usize::try_from(nodes).unwrap_or(usize::MAX))?;
         let nodes = (1..=nodes).zip(ports);
         let nodes = nodes.map(|(id, port)| Node { id, address: format!("127.0.0.1:{port}"), child: None }).collect();
-        Ok(Self { nodes, program, directory })
+        Ok(Self { nodes, program, directory, _lock: lock })
     }
 
     pub(super) fn addresses(&self) -> Vec<String> {
@@ -140,6 +146,33 @@ impl Drop for Processes {
         }
         for child in self.nodes.iter_mut().filter_map(|node| node.child.as_mut()) {
             let _ = child.wait();
+        }
+    }
+}
+
+fn locked_directory() -> io::Result<(TempDir, File)> {
+    loop {
+        let directory = tempfile::Builder::new().prefix(DIRECTORY).tempdir()?;
+        let path = directory.path().join(LOCK);
+        let lock = File::create(&path)?;
+        // Another demo may have taken it for a dead one's in between.
+        if lock.try_lock().is_ok() && path.exists() {
+            return Ok((directory, lock));
+        }
+    }
+}
+
+/// Removes the directories of demos that were killed. What cannot be removed stays for the next one.
+fn remove_those_of_the_dead(temporary: &Path) {
+    for entry in fs::read_dir(temporary).into_iter().flatten().flatten() {
+        let is_demo = entry.file_name().to_string_lossy().starts_with(DIRECTORY);
+        // Not through a link: it could lead anywhere.
+        if is_demo
+            && entry.file_type().is_ok_and(|kind| kind.is_dir())
+            && let Ok(lock) = File::open(entry.path().join(LOCK))
+            && lock.try_lock().is_ok()
+        {
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Runs the binary: as nodes that end with the test, and as one command after another.
 
 #![allow(dead_code, unreachable_pub, reason = "every test program uses its own part")]
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -79,8 +79,9 @@ pub fn free_port() -> u16 {
 /// One `serve` process, killed when dropped.
 pub struct Server {
     child: Child,
-    /// Reads on, so that the process never waits for a full pipe.
+    /// Of both its streams. They are read on, so that the process never waits for a full pipe.
     lines: std::sync::mpsc::Receiver<String>,
+    seen: std::cell::RefCell<Vec<String>>,
     pub address: String,
 }
 
@@ -100,11 +101,20 @@ impl Server {
             address,
         ];
         let mut command = d_engine(&[&arguments, more].concat());
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = std::sync::mpsc::channel();
-        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let server = Self { child, lines, address: address.to_owned() };
+        let read = |stream: Box<dyn std::io::Read + Send>| {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    eprintln!("{line}");
+                    let _ = sender.send(line);
+                }
+            });
+        };
+        read(Box::new(child.stdout.take().unwrap()));
+        read(Box::new(child.stderr.take().unwrap()));
+        let server = Self { child, lines, seen: Vec::new().into(), address: address.to_owned() };
         server.wait_for_line("listens on");
         server
     }
@@ -116,15 +126,28 @@ impl Server {
         server
     }
 
+    /// The first line with `part` that it has printed or prints yet.
     #[track_caller]
     pub fn wait_for_line(&self, part: &str) -> String {
         let started = Instant::now();
+        let mut seen = self.seen.borrow_mut();
+        if let Some(line) = seen.iter().find(|line| line.contains(part)) {
+            return line.clone();
+        }
         while let Ok(line) = self.lines.recv_timeout(PATIENCE.saturating_sub(started.elapsed())) {
+            seen.push(line.clone());
             if line.contains(part) {
                 return line;
             }
         }
-        panic!("{} did not print a line with {part:?}", self.address);
+        panic!("{} did not print a line with {part:?}, but {seen:?}", self.address);
+    }
+
+    /// Whether it has printed a line with `part` so far.
+    pub fn has_printed(&self, part: &str) -> bool {
+        let mut seen = self.seen.borrow_mut();
+        seen.extend(self.lines.try_iter());
+        seen.iter().any(|line| line.contains(part))
     }
 
     /// One command against this node.

@@ -22,18 +22,20 @@ impl KvService {
     }
 
     async fn apply(&self, command: KvCommand) -> Result<(LogId, KvOutcome)> {
+        self.service.check_key_value()?;
         command.check(self.service.max_value_len())?;
         let proposed = self.service.propose(command.encode(), false);
         let reply = self.unless_ending(proposed, ClientError::Unknown).await?;
         match KvOutcome::decode_bytes(reply.response) {
             Ok(KvOutcome::Rejected(reject)) => Err(reject.into()),
             Ok(outcome) => Ok((reply.at, outcome)),
-            Err(error) => Err(no_kv_store(&error)),
+            Err(error) => Err(unreadable(&error)),
         }
     }
 
     async fn ask(&self, query: KvQuery, mode: i32) -> Result<(LogId, KvAnswer)> {
         let mode = mode_from_wire(mode).map_err(|error| ClientError::malformed(error.to_string()))?;
+        self.service.check_key_value()?;
         let read = self.service.read(query.encode(), mode);
         let reply = self.unless_ending(read, ClientError::ShuttingDown).await?;
         match KvAnswer::decode_bytes(reply.response) {
@@ -57,7 +59,13 @@ impl KvService {
     }
 }
 
-/// The command has been applied, by a machine that speaks another language.
+/// The command has been applied, to what effect cannot be told.
+fn unreadable(found: &dyn std::fmt::Debug) -> ClientError {
+    tracing::warn!(?found, "the state machine answered a key-value command in another language");
+    ClientError::Unknown
+}
+
+/// A query, which has no effect, was answered by a machine that speaks another language.
 fn no_kv_store(found: &dyn std::fmt::Debug) -> ClientError {
     let why = format!("this node's state machine is not the built-in key-value store; it answered {found:?}");
     Reason::Unsupported { why }.into()
@@ -78,7 +86,7 @@ impl v1::kv_server::Kv for KvService {
         let applied = self.apply(KvCommand::Put { key, value }).await;
         respond(applied.and_then(|(id, outcome)| match outcome {
             KvOutcome::Put { revision } => Ok(v1::PutResponse { at: at(id, revision) }),
-            other => Err(no_kv_store(&other)),
+            other => Err(unreadable(&other)),
         }))
     }
 
@@ -96,7 +104,7 @@ impl v1::kv_server::Kv for KvService {
         let applied = self.apply(KvCommand::Delete { key: request.into_inner().key }).await;
         respond(applied.and_then(|(id, outcome)| match outcome {
             KvOutcome::Deleted { revision, existed } => Ok(v1::DeleteResponse { at: at(id, revision), existed }),
-            other => Err(no_kv_store(&other)),
+            other => Err(unreadable(&other)),
         }))
     }
 
@@ -110,7 +118,7 @@ impl v1::kv_server::Kv for KvService {
             KvOutcome::Cas { revision, succeeded, current } => {
                 Ok(v1::CompareAndSwapResponse { at: at(id, revision), succeeded, current })
             }
-            other => Err(no_kv_store(&other)),
+            other => Err(unreadable(&other)),
         }))
     }
 

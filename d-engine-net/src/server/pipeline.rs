@@ -23,6 +23,8 @@ use d_engine_core::KvCommand;
 
 /// Requests of one stream that are not answered yet, at most; beyond, they are refused as busy.
 const UNANSWERED_MAX: usize = 1 << 15;
+/// Bytes of the same, at most; a single larger one is still taken.
+const UNANSWERED_BYTES_MAX: usize = 64 << 20;
 
 pub(super) struct PipelineService {
     service: Arc<dyn NodeService>,
@@ -46,6 +48,7 @@ impl v1::pipeline_server::Pipeline for PipelineService {
             requests: Some(request.into_inner()),
             answer,
             unanswered: FuturesUnordered::new(),
+            unanswered_len: 0,
             refused: Vec::new(),
             stopping: Box::pin(async move { stopping.reached(Phase::Stopping).await }),
             ending: Box::pin(async move { ending.reached(Phase::Ending).await }),
@@ -56,6 +59,12 @@ impl v1::pipeline_server::Pipeline for PipelineService {
 
 type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// A response and the bytes that its request held until then.
+struct Answered {
+    response: v1::Response,
+    request_len: usize,
+}
+
 /// The response side of one stream.
 struct Answers<A, F> {
     service: Arc<dyn NodeService>,
@@ -63,6 +72,8 @@ struct Answers<A, F> {
     requests: Option<Streaming<v1::RequestBatch>>,
     answer: A,
     unanswered: FuturesUnordered<F>,
+    /// Bytes of their commands and queries.
+    unanswered_len: usize,
     refused: Vec<v1::Response>,
     stopping: Signal,
     ending: Signal,
@@ -71,7 +82,7 @@ struct Answers<A, F> {
 impl<A, F> Answers<A, F>
 where
     A: Fn(Arc<dyn NodeService>, v1::Request) -> F + Unpin,
-    F: Future<Output = v1::Response>,
+    F: Future<Output = Answered>,
 {
     /// Takes what has arrived. `false`: the stream broke, nobody is there to answer.
     fn take_requests(&mut self, context: &mut Context<'_>) -> bool {
@@ -90,9 +101,12 @@ where
     }
 
     fn begin(&mut self, request: v1::Request) {
-        if self.unanswered.len() >= UNANSWERED_MAX {
+        let len = request_len(&request);
+        let is_full = self.unanswered_len + len > UNANSWERED_BYTES_MAX && !self.unanswered.is_empty();
+        if is_full || self.unanswered.len() >= UNANSWERED_MAX {
             self.refused.push(response(request.id, Err(ClientError::Busy)));
         } else {
+            self.unanswered_len += len;
             self.unanswered.push((self.answer)(self.service.clone(), request));
         }
     }
@@ -103,7 +117,8 @@ where
         let mut len = 0;
         while len < FRAME_LEN_TARGET {
             match self.unanswered.poll_next_unpin(context) {
-                Poll::Ready(Some(response)) => {
+                Poll::Ready(Some(Answered { response, request_len })) => {
+                    self.unanswered_len -= request_len;
                     len += response.encoded_len();
                     responses.push(response);
                 }
@@ -117,7 +132,7 @@ where
 impl<A, F> Stream for Answers<A, F>
 where
     A: Fn(Arc<dyn NodeService>, v1::Request) -> F + Unpin,
-    F: Future<Output = v1::Response>,
+    F: Future<Output = Answered>,
 {
     type Item = Result<v1::ResponseBatch, Status>;
 
@@ -137,7 +152,8 @@ where
     }
 }
 
-async fn answer(service: Arc<dyn NodeService>, request: v1::Request) -> v1::Response {
+async fn answer(service: Arc<dyn NodeService>, request: v1::Request) -> Answered {
+    let request_len = request_len(&request);
     let outcome = match request.op {
         Some(Op::Propose(propose)) => match check_command(&*service, &propose) {
             Ok(()) => service.propose(propose.command, propose.forwarded).await.map(reply_to_wire).map(Outcome::Reply),
@@ -153,7 +169,15 @@ async fn answer(service: Arc<dyn NodeService>, request: v1::Request) -> v1::Resp
             Err(Reason::Unsupported { why }.into())
         }
     };
-    response(request.id, outcome)
+    Answered { response: response(request.id, outcome), request_len }
+}
+
+fn request_len(request: &v1::Request) -> usize {
+    match &request.op {
+        Some(Op::Propose(propose)) => propose.command.len(),
+        Some(Op::Read(read)) => read.query.len(),
+        Some(Op::Status(_)) | None => 0,
+    }
 }
 
 fn response(id: u64, outcome: Result<Outcome>) -> v1::Response {
@@ -166,6 +190,9 @@ fn check_command(service: &dyn NodeService, propose: &v1::Propose) -> Result<()>
     let len = propose.command.len();
     if len > COMMAND_LEN_MAX {
         return Err(Reason::TooLarge { len: len as u64, limit: COMMAND_LEN_MAX as u64 }.into());
+    }
+    if propose.key_value {
+        service.check_key_value()?;
     }
     let value_len_max = service.max_value_len();
     // A command that is shorter than a value may be holds none that is too long: most are not looked into.

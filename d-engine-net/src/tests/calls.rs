@@ -128,6 +128,52 @@ async fn wrong_requests_are_refused_with_the_limit() {
 }
 
 #[tokio::test]
+async fn a_machine_of_another_language_is_given_only_plain_commands() {
+    let server = FakeServer::start().await;
+    *lock(&server.node.foreign) = true;
+    let client = Client::new([server.address.clone()]).unwrap();
+    let refused = client.put("k", "v").await.unwrap_err();
+    assert!(matches!(refused, ClientError::Rejected { why: Reason::Unsupported { .. } }), "{refused}");
+    assert_eq!(server.node.proposals.load(Ordering::Relaxed), 0);
+    client.propose(bytes("a command of its own")).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_holds_only_so_many_bytes_of_requests_that_wait() {
+    let server = FakeServer::start().await;
+    *lock(&server.node.silent) = true;
+    let connection = Connection::new(&server.address);
+    let largest = Bytes::from(vec![0; COMMAND_LEN_MAX]);
+    let waiting: Vec<_> = (0..4)
+        .map(|_| {
+            let (connection, command) = (connection.clone(), largest.clone());
+            tokio::spawn(async move { connection.propose(command, false, soon()).await })
+        })
+        .collect();
+    while server.node.proposals.load(Ordering::Relaxed) < waiting.len() {
+        server.node.arrived.notified().await;
+    }
+    assert_eq!(connection.propose(bytes("one more"), false, soon()).await, Err(ClientError::Busy));
+    assert!(connection.status(soon()).await.is_ok(), "what holds nothing is served");
+    server.stop().await;
+    for call in waiting {
+        assert_eq!(call.await.unwrap(), Err(ClientError::Unknown));
+    }
+}
+
+#[tokio::test]
+async fn a_timeout_without_end_is_no_fault() {
+    let server = FakeServer::start().await;
+    let options = ClientOptions::default().timeout(Duration::MAX);
+    let client = Client::with_options([server.address.clone()], options).unwrap();
+    client.put("k", "v").await.unwrap();
+    client.status_of(&server.address).await.unwrap();
+    client.digest_of(&server.address).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn endpoints_are_checked_before_anything_is_dialled() {
     assert!(Client::new(Vec::<String>::new()).unwrap_err().to_string().contains("no endpoint"));
     assert!(Client::new(["localhost"]).unwrap_err().to_string().contains("no port"));

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::peer::lock;
 use crate::{
-    ClientError, Hello, MemberStatus, NodeService, NodeStatus, PeerSink, Peers, ReadMode, Reply, Result, serve,
+    ClientError, Hello, MemberStatus, NodeService, NodeStatus, PeerSink, Peers, ReadMode, Reason, Reply, Result, serve,
 };
 
 pub(super) const VALUE_LEN_MAX: usize = 1 << 20;
@@ -25,6 +25,10 @@ pub(super) struct FakeNode {
     pub(super) error: Mutex<Option<ClientError>>,
     /// Never answers proposals while set.
     pub(super) silent: Mutex<bool>,
+    /// Refuses typed calls while set, as a node with a machine of its own does.
+    pub(super) foreign: Mutex<bool>,
+    /// Answers commands in no known language while set.
+    pub(super) garbled: Mutex<bool>,
     pub(super) arrived: Notify,
     pub(super) proposals: AtomicUsize,
     pub(super) forwarded: AtomicUsize,
@@ -82,7 +86,8 @@ impl NodeService for FakeNode {
             Ok(command) => self.apply(command),
             Err(error) => KvOutcome::Rejected(KvReject::Malformed { why: error.to_string() }),
         };
-        Ok(Reply { at: LogId::new(7, index), response: outcome.encode() })
+        let response = if *lock(&self.garbled) { Bytes::from_static(b"!") } else { outcome.encode() };
+        Ok(Reply { at: LogId::new(7, index), response })
     }
 
     async fn read(&self, query: Bytes, mode: ReadMode) -> Result<Reply> {
@@ -109,6 +114,11 @@ impl NodeService for FakeNode {
             _ => KvAnswer::Digest { digest: [3; 32], keys: map.len() as u64, revision },
         };
         Ok(Reply { at: LogId::new(7, revision), response: answer.encode() })
+    }
+
+    fn check_key_value(&self) -> Result<()> {
+        let why = "a machine of its own".to_owned();
+        if *lock(&self.foreign) { Err(Reason::Unsupported { why }.into()) } else { Ok(()) }
     }
 
     fn status(&self) -> NodeStatus {

@@ -1,5 +1,7 @@
 //! The unary services, as people of other languages use them.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -10,6 +12,7 @@ use crate::convert::{status_from_wire, status_to_error};
 use crate::generated::v1::cluster_client::ClusterClient;
 use crate::generated::v1::kv_client::KvClient;
 use crate::generated::v1::{self, GetRequest, PutRequest};
+use crate::peer::lock;
 use crate::{ClientError, LeaderHint, NodeService as _, Reason};
 
 async fn start() -> (FakeServer, Channel) {
@@ -83,9 +86,30 @@ async fn wrong_requests_are_invalid_arguments_that_name_the_limit() {
 }
 
 #[tokio::test]
+async fn a_command_that_was_applied_is_never_reported_as_rejected() {
+    let (server, channel) = start().await;
+    *lock(&server.node.garbled) = true;
+    let mut kv = KvClient::new(channel);
+    let status = kv.put(put("k", "v")).await.unwrap_err();
+    assert_eq!(status_to_error(&status), Some(ClientError::Unknown));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_machine_of_another_language_is_given_no_key_value_commands() {
+    let (server, channel) = start().await;
+    *lock(&server.node.foreign) = true;
+    let mut kv = KvClient::new(channel);
+    let status = kv.put(put("k", "v")).await.unwrap_err();
+    assert!(matches!(status_to_error(&status), Some(ClientError::Rejected { why: Reason::Unsupported { .. } })));
+    assert_eq!(server.node.proposals.load(Ordering::Relaxed), 0);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_call_under_way_ends_with_the_server() {
     let (server, channel) = start().await;
-    *crate::peer::lock(&server.node.silent) = true;
+    *lock(&server.node.silent) = true;
     let call = tokio::spawn(async move { KvClient::new(channel).put(put("k", "v")).await });
     server.node.arrived.notified().await;
     server.stop().await;

@@ -156,6 +156,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting!(raft.max_unapplied_bytes, number, plain, "bytes of entries not applied yet; beyond: Busy"),
     setting!(limits.max_value_bytes, number, plain, "bytes of one value"),
     setting!(limits.max_inflight_proposals, number, plain, "calls that wait for an answer; beyond: Busy"),
+    setting!(limits.max_inflight_bytes, number, plain, "bytes of their commands and queries; beyond: Busy"),
     setting!(limits.max_waiting_messages, number, plain, "messages of peers that wait; beyond: dropped"),
     setting!(limits.request_timeout_ms, number, plain, "deadline of every call"),
     setting!(storage.tail_bytes, number, plain, "bytes of recent entries kept in memory"),
