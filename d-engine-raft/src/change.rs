@@ -109,6 +109,16 @@ pub enum ChangeError {
         /// The leader's last index.
         last: u64,
     },
+    /// The node does not understand what the cluster uses.
+    #[error("node {node} understands feature level {offers}, the cluster uses {needs}; upgrade the node first")]
+    TooOld {
+        /// The node.
+        node: NodeId,
+        /// Newest level that it offered.
+        offers: u32,
+        /// Level of the cluster.
+        needs: u32,
+    },
 }
 
 impl Change {

@@ -73,7 +73,20 @@ impl Raft {
         for voter in target.voters().filter(|node| !current.is_voter(*node)) {
             self.check_caught_up(voter)?;
         }
+        self.check_understands(&target)?;
         Ok(first_step(current, &target))
+    }
+
+    /// No member is asked for more than its handshake offered. One that has not been met yet is refused by the handshake.
+    fn check_understands(&self, target: &Membership) -> Result<(), ChangeError> {
+        let needs = target.settings.feature_level;
+        for member in target.members.iter().filter(|member| member.node != self.config.node) {
+            let offer = self.offered_levels.get(&member.node).filter(|offer| offer.0 == member.incarnation);
+            if let Some((_, offers)) = offer.filter(|offer| offer.1 < needs) {
+                return Err(ChangeError::TooOld { node: member.node, offers: *offers, needs });
+            }
+        }
+        Ok(())
     }
 
     fn check_caught_up(&self, node: NodeId) -> Result<(), ChangeError> {

@@ -69,6 +69,10 @@ impl Disk {
                 self.flush()?;
                 self.meta.save_hard_state(hard_state)?;
             }
+            if let Some(up_to) = write.purge {
+                self.flush()?;
+                self.runtime.block_on(self.log.purge(up_to))?;
+            }
             match write.replace_from {
                 Some(from) => {
                     self.append()?;

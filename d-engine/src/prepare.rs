@@ -28,7 +28,7 @@ pub(crate) fn prepare(
     let log = runtime.block_on(log.summary()).map_err(StartupError::storage("reading the log"))?;
     machine.start().map_err(StartupError::storage("starting the state machine"))?;
     let last_applied = machine.last_applied();
-    let restored = Restored { hard_state, log, last_applied, volatile };
+    let restored = Restored { hard_state, log, last_applied, volatile, ..Restored::default() };
     let driver = boot()
         .and_then(|boot| Ok(Driver::new(config.raft_config(), restored, boot, clock.now())?))
         .inspect_err(|_| {

@@ -1284,7 +1284,7 @@ pub struct RaftMessage {
     pub group: u64,
     #[prost(
         oneof = "raft_message::Body",
-        tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
+        tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17"
     )]
     pub body: ::core::option::Option<raft_message::Body>,
 }
@@ -1292,6 +1292,20 @@ pub struct RaftMessage {
 pub mod raft_message {
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Empty {}
+    /// The leader hands over: campaign now.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct TimeoutNow {
+        /// The replication stream to the receiver; of another one the request is stale.
+        #[prost(uint64, tag = "1")]
+        pub session: u64,
+    }
+    /// A leader greets a member whose data directory belongs to no cluster yet.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Welcome {
+        /// The cluster: 16 bytes, most significant first.
+        #[prost(bytes = "bytes", tag = "1")]
+        pub cluster: ::prost::bytes::Bytes,
+    }
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct PreVote {
         /// The term that the sender would campaign in.
@@ -1428,6 +1442,10 @@ pub mod raft_message {
         ReadIndex(ReadIndex),
         #[prost(message, tag = "15")]
         ReadIndexReply(ReadIndexReply),
+        #[prost(message, tag = "16")]
+        TimeoutNow(TimeoutNow),
+        #[prost(message, tag = "17")]
+        Welcome(Welcome),
     }
 }
 /// Position of an entry in the log.
