@@ -35,7 +35,7 @@ const QUEUE_MAX: usize = 4096;
 /// Bytes of messages that may wait for one peer; a single larger message still travels.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// What a message costs beside its entries, at most.
-const MESSAGE_OVERHEAD: usize = 128;
+const MESSAGE_OVERHEAD: usize = 160;
 /// What an entry costs beside its own bytes, at most.
 const ENTRY_OVERHEAD: usize = 8;
 /// Bytes of messages in one frame, at most: the rest is for what is around them.
@@ -378,7 +378,15 @@ mod tests {
 
     fn empty_append() -> Append {
         let prev = LogId::new(u64::MAX, u64::MAX);
-        Append { session: u64::MAX, prev, commit: u64::MAX, matched: u64::MAX, round: u64::MAX, entries: Vec::new() }
+        Append {
+            session: u64::MAX,
+            prev,
+            commit: u64::MAX,
+            matched: u64::MAX,
+            receiver: u128::MAX,
+            round: u64::MAX,
+            entries: Vec::new(),
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ impl Raft {
         }
         self.hear_leader(from);
         self.leader_session = session;
-        if let Some(why) = self.lost_promise(append.matched) {
+        if let Some(why) = self.lost_promise(&append) {
             return self.fail(why);
         }
         let is_heartbeat = append.entries.is_empty();
@@ -40,7 +40,12 @@ impl Raft {
 
     /// Within a term a follower keeps what it has acknowledged to the leader. If it is gone, the disk was put back to an
     /// older state or lied about a sync, and nothing else it holds can be trusted.
-    fn lost_promise(&self, acknowledged: u64) -> Option<String> {
+    fn lost_promise(&self, append: &Append) -> Option<String> {
+        // A late message may be meant for the directory that this one replaced.
+        if append.receiver != self.identity.incarnation {
+            return None;
+        }
+        let acknowledged = append.matched;
         let last = self.log.last();
         (acknowledged > last.index).then(|| {
             format!(

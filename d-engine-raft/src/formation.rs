@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(writes(&drain(&mut raft)), 2, "the entry, then the hard state");
         raft.handle(Duration::ZERO, Input::Persisted { seq: 2 });
         let prev = LogId::new(1, 1);
-        let append = Append { session: 1, prev, commit: 1, matched: 0, round: 0, entries: Vec::new() };
+        let append = Append { session: 1, prev, commit: 1, matched: 0, receiver: 0, round: 0, entries: Vec::new() };
         raft.handle(Duration::ZERO, says(2, Body::Append(append)));
         assert!(!applies(&drain(&mut raft)), "the entry is durable, who owns it is not");
         raft.handle(Duration::ZERO, Input::Persisted { seq: 4 });

@@ -177,6 +177,7 @@ impl Raft {
                     prev,
                     commit: self.commit,
                     matched: progress.matched,
+                    receiver: progress.incarnation,
                     round: *round,
                     entries: Vec::new(),
                 };
@@ -294,8 +295,15 @@ fn next_message(
     let prev = log.id_at(progress.next - 1)?;
     let (last, bytes) = log.message_end(progress.next, config.max_message_bytes, progress.cold_entries);
     let entries_term = log.term_at(last)?;
-    let append =
-        Append { session: progress.session, prev, commit, matched: progress.matched, round, entries: Vec::new() };
+    let append = Append {
+        session: progress.session,
+        prev,
+        commit,
+        matched: progress.matched,
+        receiver: progress.incarnation,
+        round,
+        entries: Vec::new(),
+    };
     progress.sent(last, bytes.unwrap_or(config.cold_read_bytes));
     progress.must_send = false;
     Some(Action::SendEntries { to, term, append, entries_term, last })

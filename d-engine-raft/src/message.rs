@@ -103,6 +103,8 @@ pub struct Append {
     /// What the receiver has acknowledged in this term, as far as the leader knows: a receiver that lacks it has lost what
     /// it promised.
     pub matched: u64,
+    /// The data directory that acknowledged it.
+    pub receiver: u128,
     /// The leader's newest confirmation round, echoed (§6.4).
     pub round: u64,
     /// The entries; none in a heartbeat.

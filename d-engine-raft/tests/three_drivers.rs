@@ -67,6 +67,7 @@ fn a_follower_that_has_lost_what_it_acknowledged_says_so_and_stops() {
         prev: status.last,
         commit: status.commit,
         matched: status.last.index + 5,
+        receiver: common::incarnation(follower),
         round: 0,
         entries: Vec::new(),
     };

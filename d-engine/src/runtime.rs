@@ -353,7 +353,7 @@ mod tests {
         let mut news = News { shown, shown_at: Instant::now(), is_old: false, is_urgent: false };
         let append = || {
             let (session, prev, commit, round) = (1, d_engine_core::LogId::default(), 0, 0);
-            Body::Append(Append { session, prev, commit, matched: 0, round, entries: Vec::new() })
+            Body::Append(Append { session, prev, commit, matched: 0, receiver: 0, round, entries: Vec::new() })
         };
         let inbox = Inbox::new(Bounds { callers: 1, bytes: 1, messages: 1 });
         let _answer = inbox.read().unwrap();

@@ -122,14 +122,6 @@ const STEPS: &[Step] = &[
         work: Work::Programs(&[&["examples/simulate", "--first", "2000", "--seeds", "8000"]]),
     },
     Step {
-        name: "mutants",
-        title: "every breach of a rule is found by the simulation",
-        needs: &["build"],
-        tool: None,
-        limit: minutes(20),
-        work: Work::Programs(&[&["examples/mutants"]]),
-    },
-    Step {
         name: "examples",
         title: "the examples run",
         needs: &["build"],

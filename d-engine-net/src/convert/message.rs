@@ -76,6 +76,7 @@ fn append_to_wire(append: &Append) -> wire::AppendEntries {
         prev: Some(log_id_to_wire(append.prev)),
         commit: append.commit,
         matched: append.matched,
+        receiver: if append.receiver == 0 { Default::default() } else { id_to_wire(append.receiver) },
         round: append.round,
         entries: append.entries.iter().map(Entry::encode).collect(),
     }
@@ -134,12 +135,17 @@ fn body_from_wire(body: wire::Body) -> Result<Body, Malformed> {
 }
 
 fn append_from_wire(append: wire::AppendEntries) -> Result<Append, Malformed> {
+    let receiver = match &append.receiver[..] {
+        [] => 0,
+        bytes => id_from_wire(bytes, "the receiver of an append")?,
+    };
     let entries = append.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>()?;
     Ok(Append {
         session: append.session,
         prev: log_id_from_wire(append.prev),
         commit: append.commit,
         matched: append.matched,
+        receiver,
         round: append.round,
         entries,
     })
@@ -193,12 +199,13 @@ mod tests {
     }
 
     fn append() -> impl Strategy<Value = Append> {
-        (any::<[u64; 4]>(), log_id(), vec(entry(), 0..4)).prop_map(
-            |([session, commit, matched, round], prev, entries)| Append {
+        (any::<[u64; 4]>(), any::<u128>(), log_id(), vec(entry(), 0..4)).prop_map(
+            |([session, commit, matched, round], receiver, prev, entries)| Append {
                 session,
                 prev,
                 commit,
                 matched,
+                receiver,
                 round,
                 entries,
             },

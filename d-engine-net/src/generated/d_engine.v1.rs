@@ -1360,6 +1360,9 @@ pub mod raft_message {
         /// What the receiver has acknowledged in this term: a receiver that lacks it has lost what it promised.
         #[prost(uint64, tag = "6")]
         pub matched: u64,
+        /// The data directory that acknowledged it: 16 bytes, most significant first; empty if none did.
+        #[prost(bytes = "bytes", tag = "7")]
+        pub receiver: ::prost::bytes::Bytes,
     }
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct AppendReply {

@@ -24,7 +24,15 @@ async fn a_message_that_no_frame_can_carry_is_dropped_and_the_stream_goes_on() {
     one.peers.set_addresses(vec![(facts(2).node, two.address.clone())]);
     assert_eq!(tells.recv().await, Some(PeerEvent::Connected { to: 2 }));
     let entries = vec![Entry::new(1, 1, EntryKind::Command, vec![0; FRAME_LEN_MAX])];
-    let body = Body::Append(Append { session: 1, prev: LogId::default(), commit: 0, matched: 0, round: 1, entries });
+    let body = Body::Append(Append {
+        session: 1,
+        prev: LogId::default(),
+        commit: 0,
+        matched: 0,
+        receiver: 0,
+        round: 1,
+        entries,
+    });
     one.peers.send(2, Message { body, ..probe(1) });
     one.peers.send(2, probe(2));
     let brought = timeout(Duration::from_secs(10), brings.recv()).await.expect("the next message comes in time");

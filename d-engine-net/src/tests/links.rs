@@ -96,7 +96,15 @@ async fn large_entries_travel() {
     one.knows(2, &two);
     one.connected().await;
     let entries = (1..=4).map(|n| Entry::new(n, 1, EntryKind::Command, vec![n as u8; 2 << 20])).collect();
-    let body = Body::Append(Append { session: 1, prev: LogId::default(), commit: 0, matched: 0, round: 1, entries });
+    let body = Body::Append(Append {
+        session: 1,
+        prev: LogId::default(),
+        commit: 0,
+        matched: 0,
+        receiver: 0,
+        round: 1,
+        entries,
+    });
     let message = Message { body, ..probe(1) };
     for _ in 0..3 {
         one.server.peers.send(2, message.clone());
