@@ -115,11 +115,11 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "simulation",
-        title: "8,000 seeds beside the 2,000 of the tests",
+        title: "9,000 seeds beside the 1,000 of the tests",
         needs: &["build"],
         tool: None,
         limit: minutes(20),
-        work: Work::Programs(&[&["examples/simulate", "--first", "2000", "--seeds", "8000"]]),
+        work: Work::Programs(&[&["examples/simulate", "--first", "1000", "--seeds", "9000"]]),
     },
     Step {
         name: "examples",
