@@ -5,102 +5,20 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use bytes::Bytes;
-use d_engine_core::{Entry, LogId, Membership};
+use d_engine_core::{Entry, LogId};
 
 use crate::tail::Tail;
 use crate::{
-    Action, Append, Body, Boot, Change, Config, Input, Message, NodeId, Raft, Rejection, Restored, StartError, Status,
-    Write,
+    Action, Answer, Append, Body, Boot, Config, Input, Message, NodeId, Raft, Restored, Role, SnapshotTask, StartError,
+    Status, Write,
 };
 
 /// What happens to a node.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
-    /// A message from another node.
-    Message {
-        /// Who sent it.
-        from: NodeId,
-        /// What it says.
-        message: Message,
-    },
-    /// A client's command; answered by [`Command::Accepted`] or [`Command::Rejected`].
-    Propose {
-        /// The caller's number for it.
-        id: u64,
-        /// The command.
-        command: Bytes,
-    },
-    /// A client asks for a read index; answered by [`Command::ReadReady`] or [`Command::Rejected`].
-    Read {
-        /// The caller's number for it.
-        id: u64,
-    },
-    /// Change the membership; answered by [`Command::Changed`], [`Command::Lost`] or [`Command::Rejected`].
-    ChangeMembership {
-        /// The caller's number for it.
-        id: u64,
-        /// Index of the configuration that the caller looked at.
-        base: Option<u64>,
-        /// What to change.
-        change: Change,
-    },
-    /// Hand leadership over; answered by [`Command::Transferred`] or [`Command::Rejected`].
-    Transfer {
-        /// The caller's number for it.
-        id: u64,
-        /// The voter to lead.
-        to: NodeId,
-    },
-    /// The disk holds every [`Command::Write`] up to number `seq`.
-    Persisted {
-        /// Number of a write.
-        seq: u64,
-    },
-    /// Storage or state machine failed for good.
-    StorageFailed {
-        /// The cause in plain words.
-        why: String,
-    },
-    /// The state machine has applied everything up to `index`.
-    Applied {
-        /// Index of an entry.
-        index: u64,
-    },
-    /// A snapshot of the own state is durable and verified: the log before it may go.
-    SnapshotMade {
-        /// The last entry whose effects it holds.
-        last_included: LogId,
-    },
-    /// Answer to [`Command::SendSnapshot`].
-    SnapshotSent {
-        /// Its receiver.
-        to: NodeId,
-        /// As asked.
-        session: u64,
-        /// The snapshot's last entry if the receiver holds that state now; `None`: try again.
-        installed: Option<LogId>,
-    },
-    /// A leader's snapshot is complete, verified, marked as being installed and durable here; answered by
-    /// [`Command::InstallSnapshot`] or [`Command::DiscardSnapshot`].
-    SnapshotReceived {
-        /// The leader.
-        from: NodeId,
-        /// Its term.
-        term: u64,
-        /// The last entry whose effects the snapshot holds.
-        last_included: LogId,
-        /// The configuration as of that entry.
-        membership: Membership,
-    },
-    /// Answer to [`Command::InstallSnapshot`].
-    SnapshotInstalled {
-        /// As asked.
-        last_included: LogId,
-        /// False: the file was bad, the old state stands.
-        ok: bool,
-    },
+    /// Something that the core decides about.
+    Input(Input),
     /// Answer to [`Command::ReadLog`].
     LogRead {
         /// As asked.
@@ -108,29 +26,19 @@ pub enum Event {
         /// The entries that fitted, in order; or why there are none.
         entries: Result<Vec<Entry>, String>,
     },
-    /// The handshake with a peer succeeded.
-    PeerHello {
-        /// The peer.
-        from: NodeId,
-        /// Its data directory.
-        incarnation: u128,
-        /// Newest feature level that it understands.
-        feature_level: u32,
-    },
-    /// The connection to a peer broke.
-    Unreachable {
-        /// The peer.
-        to: NodeId,
-    },
-    /// The time of [`Driver::poll_timeout`] has come.
-    Timeout,
+}
+
+impl From<Input> for Event {
+    fn from(input: Input) -> Self {
+        Self::Input(input)
+    }
 }
 
 /// What a node wants done.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Command {
-    /// Write to the local disk, in order; answered by [`Event::Persisted`] or [`Event::StorageFailed`].
+    /// Write to the local disk, in order; answered by [`Input::Persisted`] or [`Input::StorageFailed`].
     Write(Write),
     /// Send a message; it may be lost.
     Send {
@@ -150,28 +58,7 @@ pub enum Command {
         /// Stop once this many bytes of entries are reached.
         max_bytes: usize,
     },
-    /// Send the newest snapshot to a follower; answered by [`Event::SnapshotSent`].
-    SendSnapshot {
-        /// Receiver.
-        to: NodeId,
-        /// Given back in the answer.
-        session: u64,
-        /// This leader's term.
-        term: u64,
-    },
-    /// Install a received snapshot in the state machine, after every earlier [`Command::Apply`]; answered by
-    /// [`Event::SnapshotInstalled`] or [`Event::StorageFailed`]. The purge of the log follows as a write; the mark may be
-    /// cleared once that is durable.
-    InstallSnapshot {
-        /// Which.
-        last_included: LogId,
-    },
-    /// A received snapshot is not needed: delete it.
-    DiscardSnapshot {
-        /// Which.
-        last_included: LogId,
-    },
-    /// Apply entries `first..=last`, in order; answered by [`Event::Applied`] or [`Event::StorageFailed`].
+    /// Apply entries `first..=last`, in order; answered by [`Input::Applied`] or [`Input::StorageFailed`].
     Apply {
         /// First index.
         first: u64,
@@ -180,44 +67,10 @@ pub enum Command {
         /// The entries, no-ops and memberships included; empty: read them from the log.
         entries: Vec<Entry>,
     },
-    /// The proposal has a place in the log. If an entry of another term is applied there, it was not applied.
-    Accepted {
-        /// The caller's number.
-        id: u64,
-        /// The place.
-        at: LogId,
-    },
-    /// A read may be answered once `index` is applied here.
-    ReadReady {
-        /// The caller's number.
-        id: u64,
-        /// The read index.
-        index: u64,
-    },
-    /// A membership change has committed.
-    Changed {
-        /// The caller's number.
-        id: u64,
-        /// Index of its last configuration.
-        index: u64,
-    },
-    /// This node leads no more; whether the change takes effect is not known.
-    Lost {
-        /// The caller's number.
-        id: u64,
-    },
-    /// This node leads no more, as it was asked.
-    Transferred {
-        /// The caller's number.
-        id: u64,
-    },
-    /// A request is refused; it has had and will have no effect.
-    Rejected {
-        /// The caller's number.
-        id: u64,
-        /// Why.
-        why: Rejection,
-    },
+    /// Work on a snapshot.
+    Snapshot(SnapshotTask),
+    /// An answer to whoever asked for something.
+    Answer(Answer),
 }
 
 /// One node, sans-IO. Times are since an origin of the runtime's choice that never goes back.
@@ -289,37 +142,18 @@ impl Driver {
     }
 
     /// Takes one event. What follows from it waits in [`Driver::poll`].
-    pub fn handle(&mut self, now: Duration, event: Event) {
-        let input = match event {
-            Event::LogRead { ticket, entries } => return self.on_log_read(now, ticket, entries),
-            Event::Message { from, message } => Input::Message { from, message },
-            Event::Propose { id, command } => Input::Propose { id, command },
-            Event::Read { id } => Input::Read { id },
-            Event::ChangeMembership { id, base, change } => Input::ChangeMembership { id, base, change },
-            Event::Transfer { id, to } => Input::Transfer { id, to },
-            Event::Persisted { seq } => Input::Persisted { seq },
-            Event::StorageFailed { why } => Input::StorageFailed { why },
-            Event::Applied { index } => {
-                self.applied(index);
-                Input::Applied { index }
-            }
-            Event::SnapshotMade { last_included } => Input::SnapshotMade { last_included },
-            Event::SnapshotSent { to, session, installed } => Input::SnapshotSent { to, session, installed },
-            Event::SnapshotReceived { from, term, last_included, membership } => {
-                Input::SnapshotReceived { from, term, last_included, membership }
-            }
-            Event::SnapshotInstalled { last_included, ok } => {
-                if ok {
-                    self.apply_sent = self.apply_sent.max(last_included.index);
-                }
-                Input::SnapshotInstalled { last_included, ok }
-            }
-            Event::PeerHello { from, incarnation, feature_level } => {
-                Input::PeerHello { from, incarnation, feature_level }
-            }
-            Event::Unreachable { to } => Input::Unreachable { to },
-            Event::Timeout => Input::Timeout,
+    pub fn handle(&mut self, now: Duration, event: impl Into<Event>) {
+        let input = match event.into() {
+            Event::LogRead { ticket, entries } => return self.on_log_read(ticket, entries),
+            Event::Input(input) => input,
         };
+        match &input {
+            Input::Applied { index } => self.applied(*index),
+            Input::SnapshotInstalled { last_included, ok: true } => {
+                self.apply_sent = self.apply_sent.max(last_included.index);
+            }
+            _ => {}
+        }
         self.raft.handle(now, input);
     }
 
@@ -334,7 +168,7 @@ impl Driver {
         }
     }
 
-    /// When to send the next [`Event::Timeout`]. Events that arrived before it go first.
+    /// When to send the next [`Input::Timeout`]. Events that arrived before it go first.
     pub fn poll_timeout(&self) -> Option<Duration> {
         self.raft.poll_timeout()
     }
@@ -342,6 +176,11 @@ impl Driver {
     /// What the node can tell about itself.
     pub fn status(&self, now: Duration) -> Status {
         self.raft.status(now)
+    }
+
+    /// Term, part and leader, without the cost of a whole status.
+    pub fn leadership(&self) -> (u64, Role, Option<NodeId>) {
+        self.raft.leadership()
     }
 
     /// The core, for the simulator's checks.
@@ -360,22 +199,9 @@ impl Driver {
             Action::SendEntries { to, term, append, entries_term, last } => {
                 self.send_entries(to, Unfilled { term, append, entries_term, last });
             }
-            Action::SendSnapshot { to, session, term } => {
-                self.commands.push_back(Command::SendSnapshot { to, session, term });
-            }
-            Action::InstallSnapshot { last_included } => {
-                self.commands.push_back(Command::InstallSnapshot { last_included });
-            }
-            Action::DiscardSnapshot { last_included } => {
-                self.commands.push_back(Command::DiscardSnapshot { last_included });
-            }
+            Action::Snapshot(task) => self.commands.push_back(Command::Snapshot(task)),
             Action::Apply { up_to } => self.apply(up_to),
-            Action::Accepted { id, at } => self.commands.push_back(Command::Accepted { id, at }),
-            Action::ReadReady { id, index } => self.commands.push_back(Command::ReadReady { id, index }),
-            Action::Changed { id, index } => self.commands.push_back(Command::Changed { id, index }),
-            Action::Lost { id } => self.commands.push_back(Command::Lost { id }),
-            Action::Transferred { id } => self.commands.push_back(Command::Transferred { id }),
-            Action::Reject { id, why } => self.commands.push_back(Command::Rejected { id, why }),
+            Action::Answer(answer) => self.commands.push_back(Command::Answer(answer)),
         }
     }
 
@@ -453,7 +279,7 @@ impl Driver {
         self.raft.handle(now, Input::NotSent { to, session, fitting });
     }
 
-    fn on_log_read(&mut self, _now: Duration, ticket: u64, entries: Result<Vec<Entry>, String>) {
+    fn on_log_read(&mut self, ticket: u64, entries: Result<Vec<Entry>, String>) {
         let is_mine = |outgoing: &Outgoing| matches!(outgoing, Outgoing::Reading { ticket: t, .. } if *t == ticket);
         let Some(to) = self.outboxes.iter().find(|(_, outbox)| outbox.iter().any(is_mine)).map(|(to, _)| *to) else {
             return;

@@ -50,6 +50,10 @@ impl Raft {
 
     pub(crate) fn on_election_timeout(&mut self) {
         self.reset_election_timer();
+        if self.full.is_some() {
+            // Its vote for itself would wait for space; whoever has some is better.
+            return;
+        }
         if self.is_only_voter() {
             return self.campaign(false);
         }

@@ -3,6 +3,7 @@
 use d_engine_core::LogId;
 
 use crate::raft::{Part, Raft};
+use crate::status::Bad;
 use crate::{Append, AppendOutcome, AppendReply, Body, Mutant, NodeId};
 
 impl Raft {
@@ -12,10 +13,11 @@ impl Raft {
         if term < self.term && !self.config.breaks(Mutant::AcceptStaleTerm) {
             return self.send(from, reply(AppendOutcome::Stale));
         }
-        let is_rival = self.leader.is_some_and(|leader| leader != from);
-        let is_readable = append.is_well_formed() && append.entries.last().is_none_or(|entry| entry.term <= term);
-        if is_rival || !is_readable {
-            return self.bad_message();
+        if self.leader.is_some_and(|leader| leader != from) {
+            return self.bad_message(Bad::RivalLeader);
+        }
+        if !append.is_well_formed() || append.entries.last().is_some_and(|entry| entry.term > term) {
+            return self.bad_message(Bad::Malformed);
         }
         self.hear_leader(from);
         self.leader_session = session;
@@ -33,7 +35,7 @@ impl Raft {
                 self.follow_commit(commit.min(if beyond { self.log.last().index } else { matched }));
             }
             Err(Refusal::Mismatch { prev, hint }) => self.send(from, reply(AppendOutcome::Rejected { prev, hint })),
-            Err(Refusal::Bad) => self.bad_message(),
+            Err(Refusal::Bad) => self.bad_message(Bad::Malformed),
             Err(Refusal::Fork(why)) => self.fail(why),
         }
     }

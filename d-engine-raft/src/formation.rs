@@ -11,8 +11,9 @@ use d_engine_core::{ClusterSettings, Entry, EntryKind, Member, MemberKind, Membe
 
 use crate::config::FIRST_FEATURE_LEVEL;
 use crate::raft::{Part, Raft};
+use crate::status::Bad;
 use crate::writes::Promise;
-use crate::{Body, NodeId};
+use crate::{Body, Mutant, NodeId};
 
 /// Term of the entry that forms a cluster.
 const FORMATION_TERM: u64 = 1;
@@ -158,16 +159,23 @@ impl Raft {
         }
         let membership = match Membership::decode(&entry.data) {
             Ok(membership) if entry == formation_entry(&membership) => membership,
-            _ => return self.bad_message(),
+            _ => return self.bad_message(Bad::Malformed),
         };
         let listed = membership.member(self.config.node);
         if listed.is_none_or(|member| member.incarnation != self.identity.incarnation) {
-            return self.bad_message();
+            return self.bad_message(Bad::Stranger);
         }
         if self.append_entry(entry).is_err() {
-            return self.bad_message();
+            return self.bad_message(Bad::Malformed);
         }
         self.store_formation(&membership);
+    }
+
+    /// `from` does not leave this directory out any more.
+    fn on_accepted_by(&mut self, from: NodeId) {
+        if let Part::Unformed(formation) = &mut self.part {
+            formation.refused_by.retain(|node| *node != from);
+        }
     }
 
     pub(crate) fn on_formation_refused(&mut self, from: NodeId) {
@@ -178,15 +186,19 @@ impl Raft {
         }
     }
 
-    /// A leader has this directory as a member: take its entries. With the first of them the directory is formed.
-    pub(crate) fn on_welcome(&mut self, cluster: u128) {
-        let Part::Unformed(formation) = &self.part else { return };
-        if formation.storing || self.identity.cluster == cluster || cluster == 0 {
+    /// A leader has this directory as a member: take its entries. With the first of them the directory is formed. If it
+    /// has another directory under this id as a member, this one is a stranger (wiped, perhaps) and stays out.
+    pub(crate) fn on_welcome(&mut self, from: NodeId, cluster: u128, receiver: u128) {
+        if !matches!(&self.part, Part::Unformed(formation) if !formation.storing) || self.identity.cluster == cluster {
             return;
         }
-        if self.identity.cluster != 0 {
-            return self.bad_message();
+        if receiver != self.identity.incarnation && !self.config.breaks(Mutant::StrangerAcceptsWelcome) {
+            return self.on_formation_refused(from);
         }
+        if cluster == 0 || self.identity.cluster != 0 {
+            return self.bad_message(Bad::Stranger);
+        }
+        self.on_accepted_by(from);
         self.identity.cluster = cluster;
         self.stage_hard_state();
     }

@@ -11,10 +11,11 @@ use crate::lease::Lease;
 use crate::log::Log;
 use crate::membership::{deciding, quorum_value};
 use crate::progress::{Flow, Progress};
-use crate::raft::{Action, Part, Raft, Rejection};
+use crate::raft::{Part, Raft};
 use crate::read::LeaderReads;
 use crate::reconfigure::{PendingChange, Transfer};
-use crate::{Append, AppendOutcome, AppendReply, Body, Change, Config, Message, Mutant, NodeId};
+use crate::status::Bad;
+use crate::{Answer, AppendOutcome, AppendReply, Change, Mutant, NodeId, Rejection};
 
 /// State that only a leader has.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub(crate) struct Leader {
     pub(crate) change: Option<PendingChange>,
     pub(crate) transfer: Option<Transfer>,
     pub(crate) lease: Lease,
+    /// This leader cannot write and has tried to hand over.
+    pub(crate) has_stepped_aside: bool,
 }
 
 impl Raft {
@@ -53,6 +56,7 @@ impl Raft {
             change: None,
             transfer: None,
             lease: Lease::default(),
+            has_stepped_aside: false,
         }));
         self.append_own(EntryKind::Noop, Bytes::new());
     }
@@ -75,7 +79,9 @@ impl Raft {
         if level <= membership.settings.feature_level {
             return;
         }
-        if let Ok(step) = self.plan_change(None, &Change::RaiseFeatureLevel { level }) {
+        if let Ok(step) = self.plan_change(None, &Change::RaiseFeatureLevel { level })
+            && self.full.is_none()
+        {
             self.append_own(EntryKind::Membership, step.encode());
         }
     }
@@ -91,6 +97,9 @@ impl Raft {
         if !matches!(self.part, Part::Leader(_)) {
             return self.reject(id, Rejection::NotLeader { leader: self.leader });
         }
+        if let Some(why) = self.full.clone() {
+            return self.reject(id, Rejection::StorageFull { why });
+        }
         if matches!(&self.part, Part::Leader(leader) if leader.transfer.is_some()) {
             return self.reject(id, Rejection::Busy);
         }
@@ -103,7 +112,7 @@ impl Raft {
             return self.reject(id, Rejection::Busy);
         }
         let at = self.append_own(EntryKind::Command, command);
-        self.actions.push_back(Action::Accepted { id, at });
+        self.answer(Answer::Accepted { id, at });
     }
 
     pub(crate) fn on_leader_timeout(&mut self) {
@@ -123,9 +132,10 @@ impl Raft {
             leader.round += 1;
             leader.lease.sent(leader.round, self.now);
         }
-        if self.has_lost_quorum() || self.is_disk_stuck() {
+        if self.has_lost_quorum() {
             return self.follow(None);
         }
+        self.maybe_step_aside();
         self.maybe_raise_feature_level();
     }
 
@@ -139,56 +149,6 @@ impl Raft {
         Duration::from_nanos(heard) + self.config.election_timeout_max < self.now
     }
 
-    /// A leader whose own write has been pending for an election timeout makes room for one with a working disk.
-    fn is_disk_stuck(&self) -> bool {
-        self.writes.oldest_pending().is_some_and(|since| since + self.config.election_timeout_max < self.now)
-    }
-
-    /// One round of messages: to each follower what its window takes, else a heartbeat if one is due.
-    pub(crate) fn replicate(&mut self) {
-        let Part::Leader(leader) = &mut self.part else { return };
-        let Leader { peers, reads, round, lease, .. } = &mut **leader;
-        if reads.open_round(round, self.commit) {
-            lease.sent(*round, self.now);
-            peers.values_mut().for_each(|progress| progress.must_send = true);
-        }
-        for (to, progress) in peers.iter_mut() {
-            while let Some(action) =
-                next_message(&self.config, &self.log, self.term, progress, *to, self.commit, *round)
-            {
-                self.actions.push_back(action);
-            }
-            if progress.must_send && progress.flow == Flow::Probe && progress.next <= self.log.purged().index {
-                progress.flow = Flow::Snapshot;
-                let (to, session) = (*to, progress.session);
-                self.actions.push_back(Action::SendSnapshot { to, session, term: self.term });
-            }
-            if std::mem::take(&mut progress.must_send) {
-                // It may have answered and forgotten the welcome in a crash; what it acknowledged it does not forget.
-                if progress.matched == 0 {
-                    let body = Body::Welcome { cluster: self.identity.cluster };
-                    let incarnation = self.identity.incarnation;
-                    let message = Message { term: self.term, incarnation, group: 0, body };
-                    self.actions.push_back(Action::Send { to: *to, message });
-                }
-                let prev = self.log.id_at(progress.next - 1).unwrap_or(self.log.purged());
-                let append = Append {
-                    session: progress.session,
-                    prev,
-                    commit: self.commit,
-                    matched: progress.matched,
-                    receiver: progress.incarnation,
-                    round: *round,
-                    entries: Vec::new(),
-                };
-                let incarnation = self.identity.incarnation;
-                let message = Message { term: self.term, incarnation, group: 0, body: Body::Append(append) };
-                self.actions.push_back(Action::Send { to: *to, message });
-            }
-        }
-        self.confirm_reads();
-    }
-
     pub(crate) fn on_append_reply(&mut self, from: NodeId, reply: AppendReply) {
         let last = self.log.last().index;
         let Part::Leader(leader) = &mut self.part else { return };
@@ -196,13 +156,13 @@ impl Raft {
         progress.contact = self.now;
         progress.has_answered = true;
         if reply.round > leader.round {
-            return self.bad_message();
+            return self.bad_message(Bad::Impossible);
         }
         progress.acked_round = progress.acked_round.max(reply.round);
         if reply.session == progress.session {
             match reply.outcome {
                 AppendOutcome::Pending | AppendOutcome::Stale => {}
-                AppendOutcome::Accepted { matched } if matched > last => return self.bad_message(),
+                AppendOutcome::Accepted { matched } if matched > last => return self.bad_message(Bad::Impossible),
                 AppendOutcome::Accepted { matched } => progress.accepted(matched),
                 AppendOutcome::Rejected { prev, hint } => {
                     leader.sessions += 1;
@@ -275,38 +235,6 @@ impl Raft {
             });
         }
     }
-}
-
-/// The next message with entries, if the follower's window takes one.
-fn next_message(
-    config: &Config,
-    log: &Log,
-    term: u64,
-    progress: &mut Progress,
-    to: NodeId,
-    commit: u64,
-    round: u64,
-) -> Option<Action> {
-    let is_flowing = progress.flow == Flow::Replicate
-        && !progress.window_is_full(config.max_inflight_messages, config.max_inflight_bytes);
-    if !is_flowing || progress.next > log.last().index {
-        return None;
-    }
-    let prev = log.id_at(progress.next - 1)?;
-    let (last, bytes) = log.message_end(progress.next, config.max_message_bytes, progress.cold_entries);
-    let entries_term = log.term_at(last)?;
-    let append = Append {
-        session: progress.session,
-        prev,
-        commit,
-        matched: progress.matched,
-        receiver: progress.incarnation,
-        round,
-        entries: Vec::new(),
-    };
-    progress.sent(last, bytes.unwrap_or(config.cold_read_bytes));
-    progress.must_send = false;
-    Some(Action::SendEntries { to, term, append, entries_term, last })
 }
 
 /// The follower does not hold `prev`: continue where the logs may agree. Never below what is known to match.

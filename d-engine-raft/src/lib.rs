@@ -7,12 +7,14 @@
 //!
 //! Sections (§) refer to Ongaro's dissertation, figures to the Raft paper.
 
+mod action;
 mod change;
 mod config;
 mod driver;
 mod election;
 mod follower;
 mod formation;
+mod input;
 mod invariants;
 mod leader;
 mod lease;
@@ -24,6 +26,9 @@ mod progress;
 mod raft;
 mod read;
 mod reconfigure;
+mod rejection;
+mod replicate;
+mod sickness;
 #[cfg(feature = "simulator")]
 pub mod simulator;
 mod snapshot;
@@ -32,15 +37,18 @@ mod status;
 mod tail;
 mod writes;
 
+pub use action::{Action, Answer, SnapshotTask, Write};
 pub use change::{Change, ChangeError};
 pub use config::{Config, ConfigError, FEATURE_LEVEL};
 pub use driver::{Command, Driver, Event};
+pub use input::Input;
 pub use membership::{has_quorum, quorum_value};
 pub use message::{Append, AppendOutcome, AppendReply, Body, Message, VoteRequest};
 pub use mutants::Mutant;
-pub use raft::{Action, Input, Raft, Rejection, Write};
+pub use raft::Raft;
+pub use rejection::Rejection;
 pub use start::{Boot, Restored, Resume, StartError};
-pub use status::{PeerStatus, Role, Status};
+pub use status::{BadMessages, PeerStatus, Role, Status};
 
 /// Node id, chosen by the operator; unique in its cluster.
 pub type NodeId = u64;

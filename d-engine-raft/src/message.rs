@@ -63,6 +63,8 @@ pub enum Body {
     Welcome {
         /// The cluster.
         cluster: u128,
+        /// The data directory that is a member; another one under the same id is none.
+        receiver: u128,
     },
     /// A follower asks for the leader's read index (§6.4).
     ReadIndex {

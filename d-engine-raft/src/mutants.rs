@@ -74,6 +74,8 @@ pub enum Mutant {
     ReadJoinsRoundUnderWay,
     /// Entries of leaders of older terms are accepted.
     AcceptStaleTerm,
+    /// A directory that is no member joins although the cluster has another one under its id.
+    StrangerAcceptsWelcome,
 }
 
 impl Mutant {
@@ -112,6 +114,7 @@ impl Mutant {
         Self::RejectionMovesMatch,
         Self::ReadJoinsRoundUnderWay,
         Self::AcceptStaleTerm,
+        Self::StrangerAcceptsWelcome,
     ];
 }
 

@@ -6,8 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use bytes::Bytes;
-use d_engine_core::{Entry, EntryKind, HardState, Identity, LogId, Membership};
+use d_engine_core::{Entry, EntryKind, HardState, Identity, Membership};
 
 use crate::config::MAX_APPLYING_ENTRIES;
 use crate::election::Ballot;
@@ -17,8 +16,11 @@ use crate::log::Log;
 use crate::read::ForwardedReads;
 use crate::snapshot::Installing;
 use crate::start::StartError;
+use crate::status::Bad;
 use crate::writes::{Promise, Writes};
-use crate::{Append, Body, Boot, Change, ChangeError, Config, Message, NodeId, Restored, Role};
+use crate::{
+    Action, Answer, BadMessages, Body, Boot, Config, Input, Message, NodeId, Rejection, Restored, Role, SnapshotTask,
+};
 
 /// One replica's consensus, sans-IO.
 #[derive(Debug)]
@@ -55,7 +57,9 @@ pub struct Raft {
     pub(crate) rng: fastrand::Rng,
     pub(crate) now: Duration,
     pub(crate) actions: VecDeque<Action>,
-    pub(crate) bad_messages: u64,
+    pub(crate) bad_messages: BadMessages,
+    /// Why writes wait for space, while they do.
+    pub(crate) full: Option<String>,
     /// Random id for a cluster that this node may found.
     pub(crate) new_cluster: u128,
 }
@@ -107,7 +111,8 @@ impl Raft {
             rng: fastrand::Rng::with_seed(boot.seed),
             now,
             actions: VecDeque::new(),
-            bad_messages: 0,
+            bad_messages: BadMessages::default(),
+            full: None,
             new_cluster: boot.cluster,
             config,
         };
@@ -144,7 +149,7 @@ impl Raft {
             | Input::ChangeMembership { id, .. }
             | Input::Transfer { id, .. } = input
             {
-                self.actions.push_back(Action::Reject { id, why });
+                self.reject(id, why);
             }
             return;
         }
@@ -156,6 +161,8 @@ impl Raft {
             Input::Transfer { id, to } => self.on_transfer(id, to),
             Input::Persisted { seq } => self.on_persisted(seq),
             Input::StorageFailed { why } => self.fail(why),
+            Input::StorageFull { why } => self.on_storage_full(why),
+            Input::StorageFreed => self.on_storage_freed(),
             Input::Applied { index } => self.on_applied(index),
             Input::SnapshotMade { last_included } => self.on_snapshot_made(last_included),
             Input::SnapshotSent { to, session, installed } => self.on_snapshot_sent(to, session, installed),
@@ -221,8 +228,11 @@ impl Raft {
         // No honest sender counts so far; what is added to these numbers must not overflow.
         let is_absurd = message.term > u64::MAX / 2
             || matches!(&message.body, Body::Append(append) if append.prev.index > u64::MAX / 2);
-        if message.group != 0 || from == self.config.node || is_absurd {
-            return self.bad_message();
+        if message.group != 0 {
+            return self.bad_message(Bad::OtherGroup);
+        }
+        if from == self.config.node || is_absurd {
+            return self.bad_message(Bad::Impossible);
         }
         let Message { term, incarnation, body, .. } = message;
         let is_append = matches!(body, Body::Append(_));
@@ -231,8 +241,10 @@ impl Raft {
             Body::FormationEmpty => return self.on_formation_empty(from, incarnation),
             Body::Formation(entry) => return self.on_formation(entry),
             Body::FormationRefused => return self.on_formation_refused(from),
-            Body::Welcome { cluster } => return self.on_welcome(cluster),
-            _ if !(self.identity.formed || self.identity.cluster != 0 && is_append) => return,
+            Body::Welcome { cluster, receiver } => return self.on_welcome(from, cluster, receiver),
+            _ if !(self.identity.formed || self.identity.cluster != 0 && is_append) => {
+                return self.bad_message(Bad::Unformed);
+            }
             // Pre-votes and their grants never change a term (§9.6); a challenger of a live leader does not either (§4.2.3).
             Body::PreVote { next_term, round, last } => return self.on_pre_vote(from, next_term, round, last),
             Body::PreVoteReply { granted: true, .. } => {}
@@ -249,7 +261,9 @@ impl Raft {
             Body::ReadIndex { nonce, counter } => self.on_read_index(from, nonce, counter),
             Body::TimeoutNow { session } => self.on_timeout_now(from, term, session),
             // The asker's configuration decides which answers count (raft §4.1).
-            _ if !counts && !self.config.breaks(crate::Mutant::CountStrangerIncarnation) => self.bad_message(),
+            _ if !counts && !self.config.breaks(crate::Mutant::CountStrangerIncarnation) => {
+                self.bad_message(Bad::Stranger);
+            }
             Body::PreVoteReply { round, granted } => self.on_pre_vote_reply(from, round, granted),
             Body::VoteReply { granted } if term == self.term => self.on_vote_reply(from, granted),
             Body::AppendReply(reply) if term == self.term => self.on_append_reply(from, reply),
@@ -257,7 +271,7 @@ impl Raft {
                 let index = index.filter(|_| term == self.term);
                 self.on_read_index_reply(nonce, counter, index);
             }
-            _ => {}
+            _ => self.bad_message(Bad::Stale),
         }
     }
 
@@ -277,7 +291,7 @@ impl Raft {
                 Promise::OwnVote => self.on_own_vote(),
                 Promise::Formed => self.on_formed(),
                 Promise::Install(last_included) => {
-                    self.actions.push_back(Action::InstallSnapshot { last_included });
+                    self.actions.push_back(Action::Snapshot(SnapshotTask::Install { last_included }));
                 }
             }
         }
@@ -322,6 +336,7 @@ impl Raft {
         self.reject_waiting_reads(None);
         self.abandon_leadership_work();
         self.leader = None;
+        self.full = None;
         self.part = Part::Failed(why);
     }
 
@@ -386,11 +401,15 @@ impl Raft {
     }
 
     pub(crate) fn reject(&mut self, id: u64, why: Rejection) {
-        self.actions.push_back(Action::Reject { id, why });
+        self.answer(Answer::Rejected { id, why });
     }
 
-    pub(crate) fn bad_message(&mut self) {
-        self.bad_messages += 1;
+    pub(crate) fn answer(&mut self, answer: Answer) {
+        self.actions.push_back(Action::Answer(answer));
+    }
+
+    pub(crate) fn bad_message(&mut self, why: Bad) {
+        self.bad_messages.count(why);
     }
 
     pub(crate) fn membership(&self) -> Option<&Membership> {
@@ -419,263 +438,4 @@ impl Raft {
             Part::Failed(_) => Role::Failed,
         }
     }
-}
-
-/// What happens to a replica.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum Input {
-    /// A message from another replica.
-    Message {
-        /// Who sent it.
-        from: NodeId,
-        /// What it says.
-        message: Message,
-    },
-    /// A client's command.
-    Propose {
-        /// The caller's number for it, given back in the answer.
-        id: u64,
-        /// The command.
-        command: Bytes,
-    },
-    /// A client asks for a linearizable read index.
-    Read {
-        /// The caller's number for it, given back in the answer.
-        id: u64,
-    },
-    /// Change the membership.
-    ChangeMembership {
-        /// The caller's number for it, given back in the answer.
-        id: u64,
-        /// Index of the configuration that the caller looked at; another one refuses the change.
-        base: Option<u64>,
-        /// What to change.
-        change: Change,
-    },
-    /// Hand leadership over to a voter.
-    Transfer {
-        /// The caller's number for it, given back in the answer.
-        id: u64,
-        /// The voter.
-        to: NodeId,
-    },
-    /// The disk holds everything up to write `seq`.
-    Persisted {
-        /// Number of a [`Write`].
-        seq: u64,
-    },
-    /// Storage or state machine failed: the node stops taking part.
-    StorageFailed {
-        /// The cause in plain words.
-        why: String,
-    },
-    /// The state machine has applied everything up to `index`.
-    Applied {
-        /// Index of an entry.
-        index: u64,
-    },
-    /// A snapshot of the own state is durable and verified.
-    SnapshotMade {
-        /// The last entry whose effects it holds.
-        last_included: LogId,
-    },
-    /// The transfer of a snapshot ended.
-    SnapshotSent {
-        /// Its receiver.
-        to: NodeId,
-        /// As in [`Action::SendSnapshot`].
-        session: u64,
-        /// The snapshot's last entry if the receiver holds that state now; `None`: try again.
-        installed: Option<LogId>,
-    },
-    /// A leader's snapshot is complete, verified and durable here.
-    SnapshotReceived {
-        /// The leader.
-        from: NodeId,
-        /// Its term.
-        term: u64,
-        /// The last entry whose effects the snapshot holds.
-        last_included: LogId,
-        /// The configuration as of that entry.
-        membership: Membership,
-    },
-    /// Answer to [`Action::InstallSnapshot`].
-    SnapshotInstalled {
-        /// As asked.
-        last_included: LogId,
-        /// False: the file was bad, the old state stands.
-        ok: bool,
-    },
-    /// A message of [`Action::SendEntries`] could not be filled.
-    NotSent {
-        /// Its receiver.
-        to: NodeId,
-        /// Its session.
-        session: u64,
-        /// How many of its entries would have fitted, if it was too large.
-        fitting: Option<u64>,
-    },
-    /// The handshake with a peer succeeded.
-    PeerHello {
-        /// The peer.
-        from: NodeId,
-        /// Its data directory.
-        incarnation: u128,
-        /// Newest feature level that it understands.
-        feature_level: u32,
-    },
-    /// The connection to a peer broke: what was under way may be lost.
-    Unreachable {
-        /// The peer.
-        to: NodeId,
-    },
-    /// The time of [`Raft::poll_timeout`](crate::Raft::poll_timeout) has come.
-    Timeout,
-}
-
-/// What a replica wants done.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum Action {
-    /// Write to the local disk, in the order of the numbers.
-    Write(Write),
-    /// Send a message; it may be lost.
-    Send {
-        /// Receiver.
-        to: NodeId,
-        /// The message.
-        message: Message,
-    },
-    /// Fill `append` with the entries of `term` up to index `last`, and send it; if one is missing or has another term,
-    /// send nothing and report [`Input::NotSent`].
-    SendEntries {
-        /// Receiver.
-        to: NodeId,
-        /// The message's term.
-        term: u64,
-        /// The message, without its entries.
-        append: Append,
-        /// Term of all the entries.
-        entries_term: u64,
-        /// Index of the last entry.
-        last: u64,
-    },
-    /// Send the newest snapshot to a follower that needs purged entries.
-    SendSnapshot {
-        /// Receiver.
-        to: NodeId,
-        /// Replication stream, given back in the answer.
-        session: u64,
-        /// This leader's term.
-        term: u64,
-    },
-    /// Install a received snapshot in the state machine, after what was handed out to be applied.
-    InstallSnapshot {
-        /// Which.
-        last_included: LogId,
-    },
-    /// A received snapshot is not needed.
-    DiscardSnapshot {
-        /// Which.
-        last_included: LogId,
-    },
-    /// Entries up to `up_to` are committed and durable here: apply them.
-    Apply {
-        /// Index of the last one.
-        up_to: u64,
-    },
-    /// The proposal has a place in the log. Whether it stays there, its application tells.
-    Accepted {
-        /// The caller's number.
-        id: u64,
-        /// The place.
-        at: LogId,
-    },
-    /// A read may be answered from a state that has applied `index`.
-    ReadReady {
-        /// The caller's number.
-        id: u64,
-        /// The read index.
-        index: u64,
-    },
-    /// A membership change has committed.
-    Changed {
-        /// The caller's number.
-        id: u64,
-        /// Index of its last configuration.
-        index: u64,
-    },
-    /// This node leads no more; whether the change takes effect is not known.
-    Lost {
-        /// The caller's number.
-        id: u64,
-    },
-    /// This node leads no more, as it was asked.
-    Transferred {
-        /// The caller's number.
-        id: u64,
-    },
-    /// A request is refused; it has had and will have no effect.
-    Reject {
-        /// The caller's number.
-        id: u64,
-        /// Why.
-        why: Rejection,
-    },
-}
-
-/// One write. First the hard state, then the log: purge, replace, append; all writes form one sequence.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Write {
-    /// Its number; consecutive.
-    pub seq: u64,
-    /// The hard state to save, if it changed.
-    pub hard_state: Option<HardState>,
-    /// Purge the log up to this entry; all of it if it does not hold that one.
-    pub purge: Option<LogId>,
-    /// Remove the entries from this index on before appending.
-    pub replace_from: Option<u64>,
-    /// Entries to append.
-    pub entries: Vec<Entry>,
-}
-
-/// Why a proposal or read is refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Rejection {
-    /// Another node leads, or none.
-    #[error("this node does not lead")]
-    NotLeader {
-        /// Who does, if known.
-        leader: Option<NodeId>,
-    },
-    /// Too much is under way.
-    #[error("too much is under way; try again")]
-    Busy,
-    /// The command is too large.
-    #[error("the command has {bytes} bytes; at most {limit} are allowed")]
-    TooLarge {
-        /// Its size.
-        bytes: usize,
-        /// The limit.
-        limit: usize,
-    },
-    /// The membership change cannot be made.
-    #[error("{0}")]
-    Change(ChangeError),
-    /// Leadership stays.
-    #[error("leadership was not transferred to node {to}: {why}")]
-    NoTransfer {
-        /// The target.
-        to: NodeId,
-        /// Why not.
-        why: String,
-    },
-    /// The node does not take part.
-    #[error("this node does not take part: {why}")]
-    Unavailable {
-        /// Why not.
-        why: String,
-    },
 }

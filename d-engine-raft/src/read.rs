@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use crate::membership::quorum_value;
-use crate::raft::{Action, Part, Raft, Rejection};
-use crate::{Body, Mutant, NodeId};
+use crate::raft::{Part, Raft};
+use crate::{Answer, Body, Mutant, NodeId, Rejection};
 
 /// Who waits for a read index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,8 +94,7 @@ impl Raft {
             return self.reject(id, Rejection::Busy);
         }
         if let Some(index) = self.lease_index() {
-            self.actions.push_back(Action::ReadReady { id, index });
-            return;
+            return self.answer(Answer::ReadReady { id, index });
         }
         if matches!(self.part, Part::Leader(_)) {
             return self.take_read(Asker::Local { id });
@@ -166,13 +165,13 @@ impl Raft {
         let index = leader.reads.index;
         let confirmed = std::mem::take(&mut leader.reads.confirming);
         for asker in confirmed {
-            self.answer(asker, Some(index));
+            self.answer_read(asker, Some(index));
         }
     }
 
-    fn answer(&mut self, asker: Asker, index: Option<u64>) {
+    fn answer_read(&mut self, asker: Asker, index: Option<u64>) {
         match (asker, index) {
-            (Asker::Local { id }, Some(index)) => self.actions.push_back(Action::ReadReady { id, index }),
+            (Asker::Local { id }, Some(index)) => self.answer(Answer::ReadReady { id, index }),
             (Asker::Local { id }, None) => self.reject(id, Rejection::NotLeader { leader: self.leader }),
             (Asker::Remote { node, nonce, counter }, index) => {
                 self.send(node, Body::ReadIndexReply { nonce, counter, index });
@@ -186,7 +185,7 @@ impl Raft {
         match &self.part {
             Part::Leader(leader) if leader.reads.knows(asker) => {}
             Part::Leader(leader) if leader.reads.len() < self.config.max_pending_reads => self.take_read(asker),
-            _ => self.answer(asker, None),
+            _ => self.answer_read(asker, None),
         }
     }
 
@@ -238,7 +237,7 @@ impl Raft {
         let asked = std::mem::take(&mut reads.asked);
         for id in asked {
             match index {
-                Some(index) => self.actions.push_back(Action::ReadReady { id, index }),
+                Some(index) => self.answer(Answer::ReadReady { id, index }),
                 None => self.reject(id, Rejection::NotLeader { leader: None }),
             }
         }
@@ -261,7 +260,7 @@ impl Raft {
         for asker in askers {
             match asker {
                 Asker::Local { id } => self.reject(id, Rejection::NotLeader { leader }),
-                remote @ Asker::Remote { .. } => self.answer(remote, None),
+                remote @ Asker::Remote { .. } => self.answer_read(remote, None),
             }
         }
     }

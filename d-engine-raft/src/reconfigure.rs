@@ -6,8 +6,8 @@ use d_engine_core::{EntryKind, Membership};
 
 use crate::change::{ChangeError, first_step, leave_joint};
 use crate::progress::Flow;
-use crate::raft::{Action, Part, Raft, Rejection};
-use crate::{Body, Change, Mutant, NodeId};
+use crate::raft::{Part, Raft};
+use crate::{Answer, Body, Change, Mutant, NodeId, Rejection};
 
 /// Entries that a learner may lack when it is promoted: less than a window, so that commit hardly waits for it.
 const CATCH_UP_ENTRIES: u64 = 1 << 12;
@@ -23,7 +23,8 @@ pub(crate) struct PendingChange {
 /// A transfer of leadership under way.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Transfer {
-    id: u64,
+    /// Whoever asked for it; `None`: this leader itself, which cannot write.
+    id: Option<u64>,
     to: NodeId,
     until: Duration,
     is_sent: bool,
@@ -40,6 +41,9 @@ impl Raft {
     pub(crate) fn on_change(&mut self, id: u64, base: Option<u64>, change: &Change) {
         if !matches!(self.part, Part::Leader(_)) {
             return self.reject(id, Rejection::NotLeader { leader: self.leader });
+        }
+        if let Some(why) = self.full.clone() {
+            return self.reject(id, Rejection::StorageFull { why });
         }
         match self.plan_change(base, change) {
             Ok(step) => {
@@ -122,7 +126,7 @@ impl Raft {
         if let Part::Leader(leader) = &mut self.part
             && let Some(PendingChange { id, index }) = leader.change.take_if(|change| change.index <= index)
         {
-            self.actions.push_back(Action::Changed { id, index });
+            self.answer(Answer::Changed { id, index });
         }
         if !is_voter {
             self.retire();
@@ -143,16 +147,14 @@ impl Raft {
     pub(crate) fn abandon_leadership_work(&mut self) {
         let Part::Leader(leader) = &mut self.part else { return };
         let change = leader.change.take().map(|change| change.id);
-        let transfer = leader.transfer.take().map(|transfer| transfer.id);
-        self.actions.extend(change.map(|id| Action::Lost { id }));
-        self.actions.extend(transfer.map(|id| Action::Transferred { id }));
+        let transfer = leader.transfer.take().and_then(|transfer| transfer.id);
+        change.into_iter().for_each(|id| self.answer(Answer::Lost { id }));
+        transfer.into_iter().for_each(|id| self.answer(Answer::Transferred { id }));
     }
 
     pub(crate) fn on_transfer(&mut self, id: u64, to: NodeId) {
         let is_voter = self.membership().is_some_and(|membership| membership.voters().any(|node| node == to));
-        let until = self.now + self.config.election_timeout_max;
-        let own = self.config.node;
-        let Part::Leader(leader) = &mut self.part else {
+        let Part::Leader(leader) = &self.part else {
             return self.reject(id, Rejection::NotLeader { leader: self.leader });
         };
         if !is_voter {
@@ -161,10 +163,16 @@ impl Raft {
         if leader.transfer.is_some() {
             return self.reject(id, Rejection::NoTransfer { to, why: "another transfer is under way".into() });
         }
-        if to == own {
-            self.actions.push_back(Action::Transferred { id });
-            return;
+        if to == self.config.node {
+            return self.answer(Answer::Transferred { id });
         }
+        self.begin_transfer(Some(id), to);
+    }
+
+    /// Takes no proposals until the target leads or an election timeout has passed.
+    pub(crate) fn begin_transfer(&mut self, id: Option<u64>, to: NodeId) {
+        let until = self.now + self.config.election_timeout_max;
+        let Part::Leader(leader) = &mut self.part else { return };
         leader.transfer = Some(Transfer { id, to, until, is_sent: false });
         leader.heartbeat_at = leader.heartbeat_at.min(until);
         self.maybe_hand_over();
@@ -189,7 +197,8 @@ impl Raft {
     pub(crate) fn maybe_abandon_transfer(&mut self) {
         let now = self.now;
         let Part::Leader(leader) = &mut self.part else { return };
-        if let Some(Transfer { id, to, .. }) = leader.transfer.take_if(|transfer| now >= transfer.until) {
+        let over = leader.transfer.take_if(|transfer| now >= transfer.until);
+        if let Some(Transfer { id: Some(id), to, .. }) = over {
             let why = "it did not take over within an election timeout; this node goes on leading".into();
             self.reject(id, Rejection::NoTransfer { to, why });
         }
@@ -199,7 +208,7 @@ impl Raft {
     pub(crate) fn on_timeout_now(&mut self, from: NodeId, term: u64, session: u64) {
         let is_asked =
             self.leader == Some(from) && matches!(self.part, Part::Follower) && session == self.leader_session;
-        if term == self.term && is_asked && self.may_campaign() {
+        if term == self.term && is_asked && self.may_campaign() && self.full.is_none() {
             self.campaign(true);
         }
     }

@@ -6,9 +6,9 @@
 use d_engine_core::{LogId, Membership};
 
 use crate::progress::Flow;
-use crate::raft::{Action, Part, Raft};
+use crate::raft::{Part, Raft};
 use crate::writes::Promise;
-use crate::{Mutant, NodeId};
+use crate::{Action, Mutant, NodeId, SnapshotTask};
 
 /// A received snapshot on its way into the state machine.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ impl Raft {
     ) {
         let is_stranger = !self.identity.formed && self.identity.cluster == 0;
         if is_stranger || term < self.term || self.leader.is_some_and(|leader| leader != from) && term == self.term {
-            self.actions.push_back(Action::DiscardSnapshot { last_included });
+            self.actions.push_back(Action::Snapshot(SnapshotTask::Discard { last_included }));
             return;
         }
         if term > self.term {
@@ -36,17 +36,17 @@ impl Raft {
         }
         self.hear_leader(from);
         if self.installing.is_some() || last_included.index <= self.commit {
-            self.actions.push_back(Action::DiscardSnapshot { last_included });
+            self.actions.push_back(Action::Snapshot(SnapshotTask::Discard { last_included }));
             return;
         }
         if self.log.id_at(last_included.index) == Some(last_included) {
             // The entries are all here: what the snapshot proves is that they are committed.
-            self.actions.push_back(Action::DiscardSnapshot { last_included });
+            self.actions.push_back(Action::Snapshot(SnapshotTask::Discard { last_included }));
             return self.follow_commit(last_included.index);
         }
         self.installing = Some(Installing { last_included, membership });
         if self.config.breaks(Mutant::InstallBeforeHardState) {
-            self.actions.push_back(Action::InstallSnapshot { last_included });
+            self.actions.push_back(Action::Snapshot(SnapshotTask::Install { last_included }));
             return;
         }
         if self.config.breaks(Mutant::InstallPurgesBeforeMachine) {

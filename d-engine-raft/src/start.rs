@@ -15,8 +15,6 @@ pub struct Restored {
     pub snapshot: Option<(LogId, Membership)>,
     /// The state machine's last applied entry.
     pub last_applied: LogId,
-    /// The storage forgets at each restart.
-    pub volatile: bool,
 }
 
 impl Restored {

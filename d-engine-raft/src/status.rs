@@ -57,10 +57,60 @@ pub struct Status {
     pub lease_until: Option<Duration>,
     /// Why the node does not take part, if it does not.
     pub failure: Option<String>,
-    /// Messages that were dropped because they made no sense.
-    pub bad_messages: u64,
+    /// Why writes wait for space, while they do.
+    pub full: Option<String>,
+    /// Messages that were dropped, by kind.
+    pub bad_messages: BadMessages,
     /// While unformed: founders that have not answered yet.
     pub waiting_for: Vec<NodeId>,
+}
+
+/// Counts of messages that were dropped, by kind, since the start. A few are normal (old answers, members that the own
+/// configuration does not hold yet); the others show a fault of a peer or of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct BadMessages {
+    /// For another Raft group.
+    pub other_group: u64,
+    /// Numbers that no honest sender counts to, answers to what was never asked, a message from this node itself.
+    pub impossible: u64,
+    /// Entries that do not follow each other, have terms of the future, or cannot be read.
+    pub malformed: u64,
+    /// Answers of data directories that the configuration does not hold.
+    pub stranger: u64,
+    /// Entries of a second leader of the same term: an election was not safe, or somebody lies.
+    pub rival_leader: u64,
+    /// Answers of another term.
+    pub stale: u64,
+    /// What only a member of a cluster could act on; this node is none yet.
+    pub unformed: u64,
+}
+
+impl BadMessages {
+    pub(crate) fn count(&mut self, why: Bad) {
+        let count = match why {
+            Bad::OtherGroup => &mut self.other_group,
+            Bad::Impossible => &mut self.impossible,
+            Bad::Malformed => &mut self.malformed,
+            Bad::Stranger => &mut self.stranger,
+            Bad::RivalLeader => &mut self.rival_leader,
+            Bad::Stale => &mut self.stale,
+            Bad::Unformed => &mut self.unformed,
+        };
+        *count += 1;
+    }
+}
+
+/// Why a message is dropped; see [`BadMessages`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Bad {
+    OtherGroup,
+    Impossible,
+    Malformed,
+    Stranger,
+    RivalLeader,
+    Stale,
+    Unformed,
 }
 
 /// What a leader knows of one follower.
@@ -106,6 +156,7 @@ impl Raft {
             peers: self.peer_status(now),
             lease_until: self.lease_until(),
             failure: self.failure(),
+            full: self.full.clone(),
             bad_messages: self.bad_messages,
             waiting_for: self.waiting_for(),
         }
@@ -114,6 +165,11 @@ impl Raft {
     /// Random id of this data directory.
     pub fn incarnation(&self) -> u128 {
         self.identity.incarnation
+    }
+
+    /// Term, part and leader: what decides whether anybody must be told at once.
+    pub(crate) fn leadership(&self) -> (u64, Role, Option<NodeId>) {
+        (self.term, self.role(), self.leader)
     }
 
     fn failure(&self) -> Option<String> {

@@ -158,6 +158,11 @@ impl Writes {
         None
     }
 
+    /// The disk takes writes again: how long it takes counts from `now`.
+    pub(crate) fn restart_clock(&mut self, now: Duration) {
+        self.pending.iter_mut().for_each(|write| write.since = now);
+    }
+
     /// When the oldest write that is not durable was handed out.
     pub(crate) fn oldest_pending(&self) -> Option<Duration> {
         self.pending.front().map(|write| write.since)

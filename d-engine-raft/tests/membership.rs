@@ -4,11 +4,11 @@ mod common;
 
 use bytes::Bytes;
 use common::{Cluster, incarnation};
-use d_engine_raft::{Change, ChangeError, Event, Rejection, Role};
+use d_engine_raft::{Change, ChangeError, Input, Rejection, Role};
 
 fn change(cluster: &mut Cluster, id: u64, change: Change) {
     let leader = cluster.leader();
-    cluster.event(leader, Event::ChangeMembership { id, base: None, change });
+    cluster.event(leader, Input::ChangeMembership { id, base: None, change });
     for _ in 0..30 {
         cluster.tick();
     }
@@ -38,7 +38,7 @@ fn one_node_grows_to_three_and_shrinks_again() {
     let leader = cluster.leader();
     cluster.down.push(leader);
     let next = cluster.leader();
-    cluster.event(next, Event::Propose { id: 20, command: Bytes::from_static(b"still here") });
+    cluster.event(next, Input::Propose { id: 20, command: Bytes::from_static(b"still here") });
     assert!(cluster.applied[&next].iter().any(|(_, data)| data == "still here"));
     cluster.down.clear();
     change(&mut cluster, 30, Change::SetVoters { voters: vec![next] });
@@ -63,7 +63,7 @@ fn several_voters_change_at_once_through_a_joint_configuration() {
 fn a_leader_that_removes_itself_leads_until_the_change_commits() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.leader();
-    cluster.event(leader, Event::ChangeMembership { id: 1, base: None, change: Change::Remove { node: leader } });
+    cluster.event(leader, Input::ChangeMembership { id: 1, base: None, change: Change::Remove { node: leader } });
     assert_eq!(cluster.done, [1]);
     assert_ne!(cluster.nodes[&leader].status(cluster.now).role, Role::Leader);
     let next = cluster.leader();
@@ -75,8 +75,8 @@ fn a_leader_that_removes_itself_leads_until_the_change_commits() {
 fn a_learner_that_has_nothing_is_not_promoted() {
     let mut cluster = Cluster::new(1);
     let leader = cluster.leader();
-    cluster.event(leader, Event::ChangeMembership { id: 1, base: None, change: learner(2) });
-    cluster.event(leader, Event::ChangeMembership { id: 2, base: None, change: Change::Promote { node: 2 } });
+    cluster.event(leader, Input::ChangeMembership { id: 1, base: None, change: learner(2) });
+    cluster.event(leader, Input::ChangeMembership { id: 2, base: None, change: Change::Promote { node: 2 } });
     assert!(matches!(cluster.rejected[..], [(2, Rejection::Change(ChangeError::NotCaughtUp { node: 2, .. }))]));
 }
 
@@ -85,8 +85,8 @@ fn a_second_change_waits_for_the_first() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.leader();
     cluster.down = (1..=3).filter(|node| *node != leader).collect();
-    cluster.event(leader, Event::ChangeMembership { id: 1, base: None, change: learner(4) });
-    cluster.event(leader, Event::ChangeMembership { id: 2, base: None, change: learner(5) });
+    cluster.event(leader, Input::ChangeMembership { id: 1, base: None, change: learner(4) });
+    cluster.event(leader, Input::ChangeMembership { id: 2, base: None, change: learner(5) });
     assert!(matches!(cluster.rejected[..], [(2, Rejection::Change(ChangeError::InProgress { .. }))]));
 }
 
@@ -96,7 +96,7 @@ fn leadership_is_handed_over_without_an_election_timeout() {
     let leader = cluster.leader();
     let to = 1 + leader % 3;
     let before = cluster.now;
-    cluster.event(leader, Event::Transfer { id: 1, to });
+    cluster.event(leader, Input::Transfer { id: 1, to });
     assert_eq!(cluster.done, [1]);
     assert_eq!(cluster.now, before);
     assert_eq!(cluster.nodes[&to].status(cluster.now).role, Role::Leader);
@@ -107,10 +107,10 @@ fn a_transfer_to_a_dead_voter_is_given_up_and_proposals_go_on() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.leader();
     let to = 1 + leader % 3;
-    cluster.event(leader, Event::Propose { id: 1, command: Bytes::from_static(b"x") });
+    cluster.event(leader, Input::Propose { id: 1, command: Bytes::from_static(b"x") });
     cluster.down.push(to);
-    cluster.event(leader, Event::Transfer { id: 2, to });
-    cluster.event(leader, Event::Propose { id: 3, command: Bytes::from_static(b"y") });
+    cluster.event(leader, Input::Transfer { id: 2, to });
+    cluster.event(leader, Input::Propose { id: 3, command: Bytes::from_static(b"y") });
     assert!(cluster.rejected.contains(&(3, Rejection::Busy)));
     for _ in 0..60 {
         cluster.tick();
@@ -118,7 +118,7 @@ fn a_transfer_to_a_dead_voter_is_given_up_and_proposals_go_on() {
     assert!(cluster.rejected.iter().any(|(id, why)| *id == 2 && matches!(why, Rejection::NoTransfer { .. })));
     let leader = cluster.leader();
     let before = cluster.accepted.len();
-    cluster.event(leader, Event::Propose { id: 4, command: Bytes::from_static(b"z") });
+    cluster.event(leader, Input::Propose { id: 4, command: Bytes::from_static(b"z") });
     assert_eq!(cluster.accepted.len(), before + 1);
 }
 
@@ -127,7 +127,7 @@ fn snapshot(cluster: &mut Cluster, leader: u64) {
     let status = cluster.nodes[&leader].status(cluster.now);
     assert_eq!(status.applied, status.last.index);
     cluster.snapshots.insert(leader, status.last);
-    cluster.event(leader, Event::SnapshotMade { last_included: status.last });
+    cluster.event(leader, Input::SnapshotMade { last_included: status.last });
     assert_eq!(cluster.nodes[&leader].status(cluster.now).purged, status.last);
 }
 
@@ -136,9 +136,9 @@ fn a_fully_purged_leader_brings_a_new_learner_up_without_a_write() {
     let mut cluster = Cluster::new(1);
     let leader = cluster.leader();
     for id in 0..10 {
-        cluster.event(leader, Event::Propose { id, command: Bytes::from(vec![id as u8]) });
+        cluster.event(leader, Input::Propose { id, command: Bytes::from(vec![id as u8]) });
     }
-    cluster.event(leader, Event::ChangeMembership { id: 11, base: None, change: learner(2) });
+    cluster.event(leader, Input::ChangeMembership { id: 11, base: None, change: learner(2) });
     snapshot(&mut cluster, leader);
     cluster.join(2);
     (0..20).for_each(|_| cluster.tick());
@@ -155,10 +155,10 @@ fn a_follower_that_was_away_gets_a_snapshot_and_then_entries() {
     cluster.down.push(away);
     (0..20).for_each(|_| cluster.tick());
     for id in 0..10 {
-        cluster.event(leader, Event::Propose { id, command: Bytes::from(vec![id as u8]) });
+        cluster.event(leader, Input::Propose { id, command: Bytes::from(vec![id as u8]) });
     }
     snapshot(&mut cluster, leader);
-    cluster.event(leader, Event::Propose { id: 10, command: Bytes::from_static(b"after") });
+    cluster.event(leader, Input::Propose { id: 10, command: Bytes::from_static(b"after") });
     cluster.down.clear();
     let leader = cluster.leader();
     (0..30).for_each(|_| cluster.tick());
@@ -166,7 +166,7 @@ fn a_follower_that_was_away_gets_a_snapshot_and_then_entries() {
 }
 
 fn hello(cluster: &mut Cluster, at: u64, from: u64, feature_level: u32) {
-    cluster.event(at, Event::PeerHello { from, incarnation: incarnation(from), feature_level });
+    cluster.event(at, Input::PeerHello { from, incarnation: incarnation(from), feature_level });
 }
 
 fn level(cluster: &Cluster, node: u64) -> u32 {
@@ -207,7 +207,20 @@ fn what_another_data_directory_offered_under_the_same_id_does_not_count() {
     let mut cluster = Cluster::at_level(2, 2);
     let leader = cluster.leader();
     let other = 3 - leader;
-    cluster.event(leader, Event::PeerHello { from: other, incarnation: 999, feature_level: 2 });
+    cluster.event(leader, Input::PeerHello { from: other, incarnation: 999, feature_level: 2 });
     (0..20).for_each(|_| cluster.tick());
     assert_eq!(level(&cluster, leader), 1);
+}
+
+#[test]
+fn a_directory_that_is_not_the_member_stays_out_and_says_why() {
+    let mut cluster = Cluster::new(1);
+    cluster.leader();
+    cluster.join(2);
+    let other = Change::AddLearner { node: 2, incarnation: 999, address: "n2:1".into() };
+    change(&mut cluster, 1, other);
+    assert_eq!((cluster.done.as_slice(), cluster.nodes[&2].leadership().1), (&[1][..], Role::Unformed));
+    let status = cluster.nodes[&2].status(cluster.now);
+    assert!(status.failure.is_some_and(|why| why.contains("formed without it")), "{:?}", status.waiting_for);
+    assert_eq!((status.identity.cluster, status.last.index), (0, 0), "nothing of the cluster is taken in");
 }

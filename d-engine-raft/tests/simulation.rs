@@ -101,6 +101,7 @@ const RARE: &[Mutant] = &[
     Mutant::VoteAtStartInsideLease,
     Mutant::TermAndVoteSavedApart,
     Mutant::AcceptStaleTerm,
+    Mutant::StrangerAcceptsWelcome,
 ];
 
 #[test]

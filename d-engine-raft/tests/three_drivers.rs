@@ -4,13 +4,13 @@ mod common;
 
 use bytes::Bytes;
 use common::Cluster;
-use d_engine_raft::{Append, Body, Event, Message, Rejection, Role};
+use d_engine_raft::{Append, Body, Input, Message, Rejection, Role};
 
 #[test]
 fn three_empty_nodes_form_a_cluster_and_commit() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.leader();
-    cluster.event(leader, Event::Propose { id: 1, command: Bytes::from_static(b"one") });
+    cluster.event(leader, Input::Propose { id: 1, command: Bytes::from_static(b"one") });
     let at = cluster.accepted[0].1.index;
     assert_eq!(cluster.applied[&leader], [(at, Bytes::from_static(b"one"))]);
     cluster.tick();
@@ -23,11 +23,11 @@ fn followers_refuse_proposals_and_serve_reads() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.leader();
     let follower = 1 + leader % 3;
-    cluster.event(follower, Event::Propose { id: 1, command: Bytes::new() });
+    cluster.event(follower, Input::Propose { id: 1, command: Bytes::new() });
     assert_eq!(cluster.rejected, [(1, Rejection::NotLeader { leader: Some(leader) })]);
-    cluster.event(leader, Event::Propose { id: 2, command: Bytes::from_static(b"x") });
+    cluster.event(leader, Input::Propose { id: 2, command: Bytes::from_static(b"x") });
     let written = cluster.accepted[0].1.index;
-    cluster.event(follower, Event::Read { id: 3 });
+    cluster.event(follower, Input::Read { id: 3 });
     assert_eq!(cluster.ready, [(3, written)]);
     assert_eq!(cluster.applied[&follower].len(), 1, "the reply tells the follower what is committed");
 }
@@ -36,11 +36,11 @@ fn followers_refuse_proposals_and_serve_reads() {
 fn the_others_go_on_without_the_leader() {
     let mut cluster = Cluster::new(3);
     let first = cluster.leader();
-    cluster.event(first, Event::Propose { id: 1, command: Bytes::from_static(b"kept") });
+    cluster.event(first, Input::Propose { id: 1, command: Bytes::from_static(b"kept") });
     cluster.down.push(first);
     let second = cluster.leader();
     assert_ne!(first, second);
-    cluster.event(second, Event::Propose { id: 2, command: Bytes::from_static(b"new") });
+    cluster.event(second, Input::Propose { id: 2, command: Bytes::from_static(b"new") });
     let values: Vec<_> = cluster.applied[&second].iter().map(|(_, data)| data.clone()).collect();
     assert_eq!(values, [Bytes::from_static(b"kept"), Bytes::from_static(b"new")]);
 }
@@ -49,8 +49,8 @@ fn the_others_go_on_without_the_leader() {
 fn one_node_serves_alone() {
     let mut cluster = Cluster::new(1);
     cluster.settle();
-    cluster.event(1, Event::Propose { id: 1, command: Bytes::from_static(b"x") });
-    cluster.event(1, Event::Read { id: 2 });
+    cluster.event(1, Input::Propose { id: 1, command: Bytes::from_static(b"x") });
+    cluster.event(1, Input::Read { id: 2 });
     assert_eq!(cluster.applied[&1].len(), 1);
     assert_eq!(cluster.ready.len(), 1);
 }
@@ -60,7 +60,7 @@ fn a_follower_that_has_lost_what_it_acknowledged_says_so_and_stops() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.leader();
     let follower = 1 + leader % 3;
-    cluster.event(leader, Event::Propose { id: 1, command: Bytes::from_static(b"x") });
+    cluster.event(leader, Input::Propose { id: 1, command: Bytes::from_static(b"x") });
     let status = cluster.nodes[&leader].status(cluster.now);
     let append = Append {
         session: 9,
@@ -73,7 +73,7 @@ fn a_follower_that_has_lost_what_it_acknowledged_says_so_and_stops() {
     };
     let incarnation = status.identity.incarnation;
     let message = Message { term: status.term, incarnation, group: 0, body: Body::Append(append) };
-    cluster.event(follower, Event::Message { from: leader, message });
+    cluster.event(follower, Input::Message { from: leader, message });
     let status = cluster.nodes[&follower].status(cluster.now);
     assert_eq!(status.role, Role::Failed);
     assert!(status.failure.unwrap().contains("acknowledged entries up to"));

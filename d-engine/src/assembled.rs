@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use d_engine_core::StateMachine;
 use d_engine_net::Hello;
-use d_engine_raft::Event;
+use d_engine_raft::Input;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -45,12 +45,12 @@ impl Assembled {
     pub async fn start(self) -> Result<Node, StartupError> {
         let Self { mut config, shutdown, storage, machine, router, clock } = self;
         let listening = listen(&mut config, router.is_none()).await?;
-        let Storage { log, meta, is_volatile, .. } = storage;
+        let Storage { log, meta, .. } = storage;
         let prepared = {
             let (config, clock, runtime) = (config.clone(), Arc::clone(&clock), Handle::current());
             let (log, meta, machine) = (Arc::clone(&log), Arc::clone(&meta), Arc::clone(&machine));
             // Reads the log, which may take a while.
-            let prepare = move || prepare(&config, is_volatile, &*log, &*meta, &*machine, &*clock, &runtime);
+            let prepare = move || prepare(&config, &*log, &*meta, &*machine, &*clock, &runtime);
             tokio::task::spawn_blocking(prepare)
                 .await
                 .map_err(|error| StartupError::system("preparing the node")(std::io::Error::other(error)))??
@@ -175,7 +175,7 @@ fn spawn_threads(
     let inbox = &driver.inbox;
     let fail = |inbox: &Arc<Inbox>| {
         let inbox = Arc::clone(inbox);
-        move |why| inbox.complete(Event::StorageFailed { why })
+        move |why| inbox.complete(Input::StorageFailed { why })
     };
     let (queue, to) = (Arc::clone(&driver.disk), Arc::clone(inbox));
     let after = (Arc::clone(&driver.disk), fail(inbox));

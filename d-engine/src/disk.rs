@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use d_engine_core::{Entry, Error, LogStore, MetaStore};
-use d_engine_raft::{Event, Write};
+use d_engine_raft::{Input, Write};
 use tokio::runtime::Handle;
 
 use crate::inbox::Inbox;
@@ -49,10 +49,10 @@ impl Disk {
         while queue.take_all(&mut writes, None) {
             let Some(last) = writes.last().map(|write| write.seq) else { continue };
             match self.perform(&mut writes) {
-                Ok(()) => inbox.complete(Event::Persisted { seq: last }),
+                Ok(()) => inbox.complete(Input::Persisted { seq: last }),
                 Err(error) => {
                     tracing::error!(%error, "the log or hard state cannot be written; this node stops taking part");
-                    inbox.complete(Event::StorageFailed { why: error.to_string() });
+                    inbox.complete(Input::StorageFailed { why: error.to_string() });
                     return drain(queue);
                 }
             }

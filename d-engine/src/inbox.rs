@@ -210,9 +210,9 @@ impl Inbox {
     }
 
     /// Reports what became of a command.
-    pub(crate) fn complete(&self, event: Event) {
+    pub(crate) fn complete(&self, event: impl Into<Event>) {
         // After the driver's end nobody needs to know.
-        let _ = self.queue.push(Inbound::Event(event));
+        let _ = self.queue.push(Inbound::Event(event.into()));
     }
 
     /// Takes nothing in from now on.
@@ -316,7 +316,7 @@ mod tests {
     fn messages_beyond_the_bound_are_dropped_and_completions_never() {
         let inbox = Inbox::new(BOUNDS);
         (0..5).for_each(|from| inbox.deliver(from, message()));
-        (0..5).for_each(|seq| inbox.complete(Event::Persisted { seq }));
+        (0..5).for_each(|seq| inbox.complete(d_engine_raft::Input::Persisted { seq }));
         let mut taken = Vec::new();
         assert!(inbox.take_all(&mut taken, None));
         assert_eq!(taken.len(), 2 + 5);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
-use d_engine_raft::{Event, Message, NodeId};
+use d_engine_raft::{Input, Message, NodeId};
 
 use crate::shared::Shared;
 
@@ -56,7 +56,7 @@ impl LocalRouter {
             Some(receiver) => receiver.inbox.deliver(from, message),
             None => {
                 if let Some(sender) = self.reach(from, from) {
-                    sender.inbox.complete(Event::Unreachable { to });
+                    sender.inbox.complete(Input::Unreachable { to });
                 }
             }
         }

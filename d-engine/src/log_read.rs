@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use d_engine_core::{Entry, Error, LogStore};
-use d_engine_raft::Event;
+use d_engine_raft::{Event, Input};
 use tokio::runtime::Handle;
 
 use crate::inbox::Inbox;
@@ -28,7 +28,7 @@ impl LogRead {
             tracing::warn!(%error, first = range.start(), last = range.end(), "entries of the log cannot be read");
             if matches!(error, Error::Corrupt { .. }) {
                 // What was durable is damaged: no promise of this node can be trusted.
-                answer.inbox.complete(Event::StorageFailed { why: format!("reading the log: {error}") });
+                answer.inbox.complete(Input::StorageFailed { why: format!("reading the log: {error}") });
             }
         }
         answer.give(read.map_err(|error| error.to_string()));
@@ -131,7 +131,8 @@ mod tests {
     #[test]
     fn damage_stops_the_node_and_other_errors_do_not() {
         let events = heard(|| Error::corrupt("segment 4"));
-        let [Event::StorageFailed { why }, Event::LogRead { ticket: 7, entries: Err(_) }] = &events[..] else {
+        let [Event::Input(Input::StorageFailed { why }), Event::LogRead { ticket: 7, entries: Err(_) }] = &events[..]
+        else {
             panic!("{events:?}")
         };
         assert!(why.contains("segment 4"), "{why}");

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use d_engine_net::{
     ClientError, Connection, NodeService, NodeStatus, PeerEvent, PeerSink, Peers, ReadMode, Reply, Result, serve,
 };
-use d_engine_raft::{Event, NodeId};
+use d_engine_raft::{Input, NodeId};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -97,7 +97,7 @@ pub(crate) fn sink(inbox: Arc<Inbox>, shared: Weak<Shared>) -> PeerSink {
             if let Some(shared) = shared.upgrade() {
                 shared.unreachable.lock().unwrap_or_else(PoisonError::into_inner).insert(to, why);
             }
-            inbox.complete(Event::Unreachable { to });
+            inbox.complete(Input::Unreachable { to });
         }
         PeerEvent::Connected { to } => {
             if let Some(shared) = shared.upgrade() {

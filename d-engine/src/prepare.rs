@@ -17,7 +17,6 @@ pub(crate) struct Prepared {
 /// Starts the machine and makes the driver. Blocks; changes nothing in the stores.
 pub(crate) fn prepare(
     config: &NodeConfig,
-    volatile: bool,
     log: &dyn LogStore,
     meta: &dyn MetaStore,
     machine: &dyn StateMachine,
@@ -28,7 +27,7 @@ pub(crate) fn prepare(
     let log = runtime.block_on(log.summary()).map_err(StartupError::storage("reading the log"))?;
     machine.start().map_err(StartupError::storage("starting the state machine"))?;
     let last_applied = machine.last_applied();
-    let restored = Restored { hard_state, log, last_applied, volatile, ..Restored::default() };
+    let restored = Restored { hard_state, log, last_applied, ..Restored::default() };
     let driver = boot()
         .and_then(|boot| Ok(Driver::new(config.raft_config(), restored, boot, clock.now())?))
         .inspect_err(|_| {

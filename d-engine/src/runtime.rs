@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use d_engine_core::LogStore;
-use d_engine_raft::{Body, Command, Driver, Event, Message, NodeId, Rejection, Write};
+use d_engine_raft::{Answer as Outcome, Command, Driver, Event, Input, Message, NodeId, Rejection, Role, Write};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -17,7 +17,7 @@ use crate::disk::DiskQueue;
 use crate::inbox::{Applied, Caller, Inbound, Inbox, Pruning, Refusal};
 use crate::log_read::{Answer, LogRead};
 use crate::pending::Numbered;
-use crate::published::{Leadership, Published};
+use crate::published::Published;
 use crate::state_machine_handler::{ApplyJob, ApplyQueue};
 use crate::wire::Wire;
 
@@ -58,36 +58,27 @@ pub(crate) struct Work {
 
 /// How much of what the driver knows everybody sees.
 struct News {
-    shown: Leadership,
+    /// Term, part and leader that everybody sees.
+    shown: (u64, Role, Option<NodeId>),
     shown_at: Instant,
     /// Something has happened since.
     is_old: bool,
-    /// Somebody else may lead since.
+    /// Something has happened that decides who is asked; it is shown at once.
     is_urgent: bool,
 }
 
 impl News {
-    /// Whether an event may change who leads, in which term, or whether the node takes part at all. Everything else may
-    /// be seen a little later: a status is not made for each round of a busy node.
-    fn is_urgent(&self, inbound: &Inbound) -> bool {
-        let of_this_leader = |message: &Message| {
-            use Body::{Append, AppendReply, ReadIndex, ReadIndexReply};
-            message.term == self.shown.term
-                && matches!(message.body, Append(_) | AppendReply(_) | ReadIndex { .. } | ReadIndexReply { .. })
-        };
-        match inbound {
-            Inbound::Propose { .. } | Inbound::Read { .. } => false,
-            // A term has one leader; while it is known these change nothing about it.
-            Inbound::Message { message, .. } => self.shown.leader.is_none() || !of_this_leader(message),
-            Inbound::Event(Event::Persisted { .. }) => self.shown.leader.is_none(),
-            Inbound::Event(Event::Applied { .. } | Event::LogRead { .. }) => false,
-            Inbound::Event(_) => true,
-        }
-    }
-
-    fn take_in(&mut self, inbound: &Inbound) {
+    /// Everything but a change of leadership may be seen a little later: a status is not made for each round of a busy
+    /// node.
+    fn take_in(&mut self, event: &Event) {
+        use Input::{Applied, Message, Persisted, Propose, Read};
         self.is_old = true;
-        self.is_urgent = self.is_urgent || self.is_urgent(inbound);
+        let is_usual = matches!(
+            event,
+            Event::LogRead { .. }
+                | Event::Input(Message { .. } | Propose { .. } | Read { .. } | Persisted { .. } | Applied { .. })
+        );
+        self.is_urgent |= !is_usual;
     }
 
     /// When to show what has happened although nothing else happens; `None`: everything is shown.
@@ -95,8 +86,8 @@ impl News {
         self.is_old.then(|| STATUS_AGE_MAX.saturating_sub(self.shown_at.elapsed()))
     }
 
-    fn is_due(&self) -> bool {
-        self.is_urgent || self.due_in().is_some_and(|time| time.is_zero())
+    fn is_due(&self, driver: &Driver) -> bool {
+        self.is_urgent || self.shown != driver.leadership() || self.due_in().is_some_and(|time| time.is_zero())
     }
 }
 
@@ -115,7 +106,7 @@ impl Work {
             refused_writes: Vec::new(),
             answered_reads: Vec::new(),
             idle_jobs: Pruning::new(),
-            news: News { shown: Leadership::default(), shown_at: Instant::now(), is_old: true, is_urgent: true },
+            news: News { shown: (0, Role::Unformed, None), shown_at: Instant::now(), is_old: true, is_urgent: true },
             failed: false,
         }
     }
@@ -134,15 +125,14 @@ impl Runtime {
                 break;
             }
             for inbound in waiting.drain(..) {
-                self.work.news.take_in(&inbound);
                 let event = self.event_of(inbound);
+                self.work.news.take_in(&event);
                 self.driver.handle(self.clock.now(), event);
             }
             let now = self.clock.now();
             if self.driver.poll_timeout().is_some_and(|at| at <= now) {
-                let timeout = Inbound::Event(Event::Timeout);
-                self.work.news.take_in(&timeout);
-                self.driver.handle(now, Event::Timeout);
+                self.work.news.is_old = true;
+                self.driver.handle(now, Input::Timeout);
             }
             self.perform_all();
         }
@@ -168,11 +158,11 @@ impl Runtime {
     fn event_of(&mut self, inbound: Inbound) -> Event {
         match inbound {
             Inbound::Event(event) => event,
-            Inbound::Message { from, message } => Event::Message { from, message },
+            Inbound::Message { from, message } => Input::Message { from, message }.into(),
             Inbound::Propose { command, caller } => {
-                Event::Propose { id: self.work.proposals.insert(caller) << 1, command }
+                Input::Propose { id: self.work.proposals.insert(caller) << 1, command }.into()
             }
-            Inbound::Read { caller } => Event::Read { id: self.work.reads.insert(caller) << 1 | READ },
+            Inbound::Read { caller } => Input::Read { id: self.work.reads.insert(caller) << 1 | READ }.into(),
         }
     }
 
@@ -183,7 +173,7 @@ impl Runtime {
         // The disk first: it takes longest.
         self.disk.append(&mut self.work.writes);
         // Leader and term are visible before any message or answer that shows them leaves.
-        if self.work.news.is_due() {
+        if self.work.news.is_due(&self.driver) {
             self.publish();
         }
         self.answer_all();
@@ -212,12 +202,21 @@ impl Runtime {
             Command::Send { to, message } => work.sends.push((to, message)),
             Command::ReadLog { ticket, first, last, max_bytes } => self.read_log(ticket, first, last, max_bytes),
             Command::Apply { first, last, entries } => work.jobs.push(ApplyJob::Apply { first, last, entries }),
-            Command::Accepted { id, at } => {
+            Command::Answer(outcome) => self.pass_on(outcome),
+            // `Command` may grow; a command that is not carried out must not pass silently.
+            other => tracing::error!(?other, "the driver asked for something this runtime does not know"),
+        }
+    }
+
+    fn pass_on(&mut self, outcome: Outcome) {
+        let work = &mut self.work;
+        match outcome {
+            Outcome::Accepted { id, at } => {
                 if let Some(caller) = work.proposals.take(id >> 1) {
                     work.jobs.push(ApplyJob::Expect { at, caller });
                 }
             }
-            Command::ReadReady { id, index } => {
+            Outcome::ReadReady { id, index } => {
                 if let Some(caller) = work.reads.take(id >> 1) {
                     if self.applied.load(Ordering::Acquire) >= index {
                         work.answered_reads.push((caller, Ok(())));
@@ -226,9 +225,10 @@ impl Runtime {
                     }
                 }
             }
-            Command::Rejected { id, why } => self.reject(id, why),
-            // `Command` may grow; a command that is not carried out must not pass silently.
-            other => tracing::error!(?other, "the driver asked for something this runtime does not know"),
+            Outcome::Rejected { id, why } => self.reject(id, why),
+            Outcome::Changed { .. } | Outcome::Lost { .. } | Outcome::Transferred { .. } => {
+                tracing::error!(?outcome, "an answer to what this runtime never asks");
+            }
         }
     }
 
@@ -254,8 +254,8 @@ impl Runtime {
 
     fn publish(&mut self) {
         let status = self.driver.status(self.clock.now());
-        let shown = Leadership { term: status.term, leader: status.leader };
-        self.work.news = News { shown, shown_at: Instant::now(), is_old: false, is_urgent: false };
+        self.work.news =
+            News { shown: self.driver.leadership(), shown_at: Instant::now(), is_old: false, is_urgent: false };
         if let Some(why) = &status.failure
             && !std::mem::replace(&mut self.work.failed, true)
         {
@@ -277,7 +277,6 @@ mod tests {
     use d_engine_kv::KvStateMachine;
     use d_engine_mem::{MemKvStore, MemStorageEngine};
     use d_engine_net::Hello;
-    use d_engine_raft::Append;
 
     use crate::NodeConfig;
     use crate::clock::BootClock;
@@ -290,7 +289,7 @@ mod tests {
         let machine = KvStateMachine::new(MemKvStore::new()).unwrap();
         let log: Arc<dyn LogStore> = engine.log_store();
         let config = NodeConfig::for_dir("unused");
-        let prepared = prepare(&config, true, &*log, &*engine.meta_store(), &machine, &BootClock, tokio).unwrap();
+        let prepared = prepare(&config, &*log, &*engine.meta_store(), &machine, &BootClock, tokio).unwrap();
         let published = Published::new(prepared.driver.status(BootClock.now()), Hello::new(1, 0));
         Runtime {
             driver: prepared.driver,
@@ -336,44 +335,29 @@ mod tests {
         let (mut read, mut write) = (inbox.read().unwrap(), inbox.propose(bytes::Bytes::new()).unwrap());
         assert!(std::pin::pin!(&mut read).poll(&mut context).is_pending());
         assert!(std::pin::pin!(&mut write).poll(&mut context).is_pending());
-        inbox.complete(Event::StorageFailed { why: "the plug was pulled".into() });
+        inbox.complete(Input::StorageFailed { why: "the plug was pulled".into() });
         inbox.close();
         runtime.run();
         assert_eq!(witness.answers.load(Ordering::SeqCst), 2);
         assert_eq!(witness.early.load(Ordering::SeqCst), 0);
     }
 
-    fn message(term: u64, body: Body) -> Inbound {
-        Inbound::Message { from: 2, message: Message { term, incarnation: 2, group: 0, body } }
-    }
-
     #[test]
     fn whatever_may_change_the_leader_is_shown_at_once_and_the_rest_soon() {
-        let shown = Leadership { term: 3, leader: Some(2) };
-        let mut news = News { shown, shown_at: Instant::now(), is_old: false, is_urgent: false };
-        let append = || {
-            let (session, prev, commit, round) = (1, d_engine_core::LogId::default(), 0, 0);
-            Body::Append(Append { session, prev, commit, matched: 0, receiver: 0, round, entries: Vec::new() })
-        };
-        let inbox = Inbox::new(Bounds { callers: 1, bytes: 1, messages: 1 });
-        let _answer = inbox.read().unwrap();
-        let mut read = Vec::new();
-        inbox.take_all(&mut read, None);
-        for usual in [message(3, append()), Inbound::Event(Event::Persisted { seq: 1 }), read.remove(0)] {
-            assert!(!news.is_urgent(&usual));
-            news.take_in(&usual);
+        let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let mut runtime = runtime(tokio.handle());
+        runtime.publish();
+        let news = &mut runtime.work.news;
+        for usual in [Input::Persisted { seq: 1 }, Input::Read { id: 1 }, Input::Applied { index: 1 }] {
+            news.take_in(&usual.into());
         }
-        assert!(!news.is_urgent && news.due_in().is_some_and(|time| time <= STATUS_AGE_MAX));
-        let urgent = || {
-            [
-                message(4, append()),
-                message(3, Body::VoteReply { granted: true }),
-                Inbound::Event(Event::Timeout),
-                Inbound::Event(Event::StorageFailed { why: String::new() }),
-            ]
-        };
-        assert!(urgent().iter().all(|inbound| news.is_urgent(inbound)));
-        news.shown.leader = None;
-        assert!(news.is_urgent(&message(3, append())) && news.is_urgent(&Inbound::Event(Event::Persisted { seq: 1 })));
+        news.shown_at = Instant::now();
+        assert!(!news.is_due(&runtime.driver) && news.due_in().is_some_and(|time| time <= STATUS_AGE_MAX));
+        news.take_in(&Input::StorageFailed { why: String::new() }.into());
+        assert!(news.is_due(&runtime.driver));
+        runtime.publish();
+        assert!(!runtime.work.news.is_due(&runtime.driver));
+        runtime.work.news.shown = (9, Role::Leader, Some(1));
+        assert!(runtime.work.news.is_due(&runtime.driver), "term, part and leader are not those of the driver");
     }
 }

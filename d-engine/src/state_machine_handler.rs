@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use d_engine_core::{Entry, EntryKind, Error, LogStore, StateMachine};
-use d_engine_raft::Event;
+use d_engine_raft::Input;
 use tokio::runtime::Handle;
 
 use crate::inbox::{Applied, Caller, Inbox, Refusal};
@@ -105,12 +105,12 @@ impl StateMachineHandler {
             ApplyJob::Apply { first, last, entries } => {
                 if self.failed.is_none() {
                     match self.apply_range(first, last, entries) {
-                        Ok(()) => inbox.complete(Event::Applied { index: last }),
+                        Ok(()) => inbox.complete(Input::Applied { index: last }),
                         Err(error) => {
                             let why = format!("entries {first} to {last} cannot be applied: {error}");
                             tracing::error!(%why, "this node stops taking part");
                             // Before the answers: whoever has one and asks again is told the cause.
-                            inbox.complete(Event::StorageFailed { why: why.clone() });
+                            inbox.complete(Input::StorageFailed { why: why.clone() });
                             self.fail(why);
                         }
                     }

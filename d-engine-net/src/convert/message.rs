@@ -64,7 +64,9 @@ fn body_to_wire(body: Body) -> Option<wire::Body> {
             wire::Body::ReadIndexReply(wire::ReadIndexReply { nonce, counter, index })
         }
         Body::TimeoutNow { session } => wire::Body::TimeoutNow(wire::TimeoutNow { session }),
-        Body::Welcome { cluster } => wire::Body::Welcome(wire::Welcome { cluster: id_to_wire(cluster) }),
+        Body::Welcome { cluster, receiver } => {
+            wire::Body::Welcome(wire::Welcome { cluster: id_to_wire(cluster), receiver: id_to_wire(receiver) })
+        }
         // A kind that this crate does not carry yet travels as a message without a body, which receivers drop.
         _ => return None,
     })
@@ -128,8 +130,9 @@ fn body_from_wire(body: wire::Body) -> Result<Body, Malformed> {
             Body::ReadIndexReply { nonce, counter, index }
         }
         wire::Body::TimeoutNow(wire::TimeoutNow { session }) => Body::TimeoutNow { session },
-        wire::Body::Welcome(wire::Welcome { cluster }) => {
-            Body::Welcome { cluster: id_from_wire(&cluster, "the cluster of a welcome")? }
+        wire::Body::Welcome(wire::Welcome { cluster, receiver }) => {
+            let cluster = id_from_wire(&cluster, "the cluster of a welcome")?;
+            Body::Welcome { cluster, receiver: id_from_wire(&receiver, "the receiver of a welcome")? }
         }
     })
 }
@@ -239,7 +242,7 @@ mod tests {
             append().prop_map(Body::Append),
             append_reply().prop_map(Body::AppendReply),
             any::<u64>().prop_map(|session| Body::TimeoutNow { session }),
-            (1..u128::MAX).prop_map(|cluster| Body::Welcome { cluster }),
+            (1..u128::MAX, 1..u128::MAX).prop_map(|(cluster, receiver)| Body::Welcome { cluster, receiver }),
             any::<[u64; 2]>().prop_map(|[nonce, counter]| Body::ReadIndex { nonce, counter }),
             (any::<[u64; 2]>(), option::of(any::<u64>())).prop_map(|([nonce, counter], index)| Body::ReadIndexReply {
                 nonce,

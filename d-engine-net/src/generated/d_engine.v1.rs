@@ -1305,6 +1305,9 @@ pub mod raft_message {
         /// The cluster: 16 bytes, most significant first.
         #[prost(bytes = "bytes", tag = "1")]
         pub cluster: ::prost::bytes::Bytes,
+        /// The data directory that is a member, 16 bytes; another one under the same id is none.
+        #[prost(bytes = "bytes", tag = "2")]
+        pub receiver: ::prost::bytes::Bytes,
     }
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct PreVote {

@@ -7,7 +7,7 @@ use super::faults::Fault;
 use super::node::Order;
 use super::trace::What;
 use super::world::{Happening, World};
-use crate::{Event, NodeId};
+use crate::{Event, Input, NodeId};
 
 impl World {
     /// Begins to sync what waits, unless a sync is under way.
@@ -18,6 +18,10 @@ impl World {
             node.disk.begin_sync();
             let life = node.life;
             self.schedule(after, Happening::Synced { node: id, life });
+        }
+        if self.node_mut(id).disk.refuses() {
+            let life = self.node(id).life;
+            self.schedule(0, Happening::Full { node: id, life });
         }
     }
 
@@ -33,7 +37,7 @@ impl World {
         match done {
             Some(seq) => {
                 self.trace.note(id, What::Persisted, &[seq, last.index, last.term]);
-                self.give(id, Event::Persisted { seq })
+                self.give(id, Input::Persisted { seq })
             }
             None => Ok(()),
         }
@@ -46,6 +50,17 @@ impl World {
             return Ok(());
         }
         if disk.is_syncing() { self.synced(id) } else { Ok(()) }
+    }
+
+    /// There is space again: what was refused is written now.
+    pub(super) fn free_disk(&mut self, id: NodeId) -> Result<(), Breach> {
+        let was_refused = self.node_mut(id).disk.free();
+        self.begin_sync(id);
+        if was_refused {
+            self.trace.note(id, What::Freed, &[]);
+            return self.give(id, Input::StorageFreed);
+        }
+        Ok(())
     }
 
     pub(super) fn read_log(
@@ -128,7 +143,7 @@ impl World {
         self.trace.note(id, What::Applied, &[last]);
         self.answer(id)?;
         self.maybe_make_snapshot(id)?;
-        self.give(id, Event::Applied { index: last })
+        self.give(id, Input::Applied { index: last })
     }
 
     /// Answers the clients whose index has been applied.

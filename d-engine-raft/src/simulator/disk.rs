@@ -113,6 +113,8 @@ pub(super) struct Disk {
     syncing: usize,
     /// No write completes; those that come wait.
     pub(super) stalled: bool,
+    /// There is no space for entries; what comes behind them waits with them.
+    space: Space,
     /// A write failed: nothing more is written until the node restarts.
     failed: bool,
     last_seq: u64,
@@ -150,12 +152,48 @@ impl Disk {
 
     /// Whether writes wait and no sync is under way.
     pub(super) fn wants_sync(&self) -> bool {
-        self.syncing == 0 && !self.pending.is_empty() && !self.failed
+        self.syncing == 0 && self.writable() > 0 && !self.failed
     }
 
-    /// Begins to sync everything that waits.
+    /// How many of the writes that wait there is space for.
+    fn writable(&self) -> usize {
+        match self.space {
+            Space::Free => self.pending.len(),
+            // The reserve takes hard states.
+            Space::Full | Space::Refused => self.pending.iter().take_while(|write| write.entries.is_empty()).count(),
+        }
+    }
+
+    /// Begins to sync everything that waits and that there is space for.
     pub(super) fn begin_sync(&mut self) {
-        self.syncing = self.pending.len();
+        self.syncing = self.writable();
+    }
+
+    /// There is no space any more.
+    pub(super) fn fill(&mut self) {
+        if self.space == Space::Free {
+            self.space = Space::Full;
+        }
+    }
+
+    /// Whether a write has to be refused for want of space now; true once until there is space again.
+    pub(super) fn refuses(&mut self) -> bool {
+        let waits = self.syncing == 0 && self.writable() < self.pending.len() && !self.failed;
+        let refuses = waits && self.space == Space::Full;
+        if refuses {
+            self.space = Space::Refused;
+        }
+        refuses
+    }
+
+    /// Whether a write that was refused waits.
+    pub(super) fn is_refusing(&self) -> bool {
+        self.space == Space::Refused
+    }
+
+    /// There is space again; whether a write was refused meanwhile.
+    pub(super) fn free(&mut self) -> bool {
+        std::mem::take(&mut self.space) == Space::Refused
     }
 
     pub(super) fn is_syncing(&self) -> bool {
@@ -226,6 +264,7 @@ impl Disk {
         self.syncing = 0;
         self.failed = false;
         self.stalled = false;
+        self.space = Space::Free;
         self.last_seq = 0;
         Ok(())
     }
@@ -263,6 +302,16 @@ impl Disk {
         }
         out
     }
+}
+
+/// Whether a disk has space for entries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Space {
+    #[default]
+    Free,
+    Full,
+    /// Full, and the node has been told.
+    Refused,
 }
 
 /// Steps of one write: hard state, purge, truncation, append.

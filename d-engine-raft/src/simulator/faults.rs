@@ -32,6 +32,8 @@ pub enum Fault {
     Pause,
     /// A disk completes nothing for a while.
     DiskStall,
+    /// A disk has no space for a while.
+    DiskFull,
     /// A sync fails.
     DiskError,
     /// A read of the log fails.
@@ -47,7 +49,7 @@ pub enum Fault {
 }
 
 /// Every fault.
-pub const FAULTS: [Fault; 18] = [
+pub const FAULTS: [Fault; 19] = [
     Fault::Loss,
     Fault::Duplicate,
     Fault::Late,
@@ -60,6 +62,7 @@ pub const FAULTS: [Fault; 18] = [
     Fault::PowerLoss,
     Fault::Pause,
     Fault::DiskStall,
+    Fault::DiskFull,
     Fault::DiskError,
     Fault::ReadError,
     Fault::Stranger,
@@ -84,6 +87,7 @@ impl Fault {
             Self::PowerLoss => "power-loss",
             Self::Pause => "pause",
             Self::DiskStall => "disk-stall",
+            Self::DiskFull => "disk-full",
             Self::DiskError => "disk-error",
             Self::ReadError => "read-error",
             Self::Stranger => "stranger",
@@ -333,7 +337,7 @@ impl Profile {
 
     /// One of the faults that are injected from outside, among those that are on.
     pub(super) fn draw_fault(&self, rng: &mut Rng) -> Option<Fault> {
-        const INJECTED: [Fault; 14] = [
+        const INJECTED: [Fault; 15] = [
             Fault::Partition,
             Fault::Partition,
             Fault::OneWay,
@@ -345,6 +349,7 @@ impl Profile {
             Fault::PowerLoss,
             Fault::Pause,
             Fault::DiskStall,
+            Fault::DiskFull,
             Fault::DiskError,
             Fault::Coup,
             Fault::Coup,

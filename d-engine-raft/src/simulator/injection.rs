@@ -4,7 +4,7 @@ use super::Breach;
 use super::faults::{Fault, log_uniform};
 use super::trace::What;
 use super::world::{Happening, World};
-use crate::{Event, NodeId, Role};
+use crate::{Input, NodeId, Role};
 
 impl World {
     /// Begins to inject faults and requests.
@@ -47,6 +47,10 @@ impl World {
             }
             Fault::DiskStall => {
                 self.stall_for_a_while(victim);
+                Ok(())
+            }
+            Fault::DiskFull => {
+                self.fill_disk(victim);
                 Ok(())
             }
             Fault::DiskError => self.fail_disk(victim),
@@ -202,6 +206,17 @@ impl World {
         self.schedule(after, Happening::Unstall { node, life });
     }
 
+    /// The disk has no space, for a while.
+    fn fill_disk(&mut self, node: NodeId) {
+        if self.node(node).driver.is_none() {
+            return;
+        }
+        self.trace.note(node, What::Injected(Fault::DiskFull), &[]);
+        self.node_mut(node).disk.fill();
+        let (after, life) = (self.profile.outage(&mut self.rng), self.node(node).life);
+        self.schedule(after, Happening::Free { node, life });
+    }
+
     /// A sync fails; the operator restarts the node later.
     fn fail_disk(&mut self, node: NodeId) -> Result<(), Breach> {
         if self.node(node).driver.is_none() || self.node(node).disk.has_failed() {
@@ -210,7 +225,7 @@ impl World {
         self.trace.note(node, What::StorageFailed, &[]);
         self.node_mut(node).disk.fail();
         self.node_mut(node).crash_after = Some(self.rng.u32(..200));
-        self.give(node, Event::StorageFailed { why: "the simulated disk failed to sync".to_owned() })
+        self.give(node, Input::StorageFailed { why: "the simulated disk failed to sync".to_owned() })
     }
 
     /// A burst of requests at random nodes, and the time of the next.
@@ -237,7 +252,7 @@ impl World {
         let (id, command) = self.clients.propose(&mut self.rng, padding);
         self.trace.note(node, What::Proposed, &[id]);
         self.note_asked(id, node);
-        self.give(node, Event::Propose { id, command })?;
+        self.give(node, Input::Propose { id, command })?;
         Ok(id)
     }
 
@@ -246,7 +261,7 @@ impl World {
         let id = self.clients.read(&mut self.rng);
         self.trace.note(node, What::Asked, &[id]);
         self.note_asked(id, node);
-        self.give(node, Event::Read { id })?;
+        self.give(node, Input::Read { id })?;
         Ok(id)
     }
 

@@ -55,7 +55,6 @@ impl World {
             log: node.disk.summary(),
             snapshot: node.shelf.newest.as_ref().map(|snapshot| (snapshot.at, (*snapshot.membership).clone())),
             last_applied: self.checks.id_of(node.machine.applied),
-            ..Restored::default()
         }
     }
 

@@ -11,7 +11,7 @@ use super::quorum::is_quorum;
 use super::trace::{Asks, What};
 use super::world::{Happening, World};
 use crate::change::first_step;
-use crate::{Change, Event, NodeId};
+use crate::{Change, Input, NodeId};
 
 impl World {
     /// One thing, and the time of the next.
@@ -180,7 +180,7 @@ impl World {
         let id = self.clients.change(Goal::of(&change));
         self.trace.note(node, What::ChangeAsked(asks), &[id, number, bits]);
         self.note_asked(id, node);
-        self.give(node, Event::ChangeMembership { id, base, change })?;
+        self.give(node, Input::ChangeMembership { id, base, change })?;
         Ok(id)
     }
 
@@ -189,7 +189,7 @@ impl World {
         let id = self.clients.transfer();
         self.trace.note(node, What::TransferAsked, &[id, to]);
         self.note_asked(id, node);
-        self.give(node, Event::Transfer { id, to })?;
+        self.give(node, Input::Transfer { id, to })?;
         Ok(id)
     }
 

@@ -310,6 +310,19 @@ impl World {
         self.unstall(node).map_err(|breach| self.violation(breach))
     }
 
+    /// The node's disk has no space for entries, until [`World::free_disk_space`].
+    pub fn fill_disk_space(&mut self, node: NodeId) {
+        self.node_mut(node).disk.fill();
+    }
+
+    /// The node's disk has space again.
+    ///
+    /// # Errors
+    /// A law that does not hold.
+    pub fn free_disk_space(&mut self, node: NodeId) -> Result<()> {
+        self.free_disk(node).map_err(|breach| self.violation(breach))
+    }
+
     /// Messages from `from` to `to` are lost from now on, in this direction only.
     pub fn cut(&mut self, from: NodeId, to: NodeId) {
         self.network.cut(from, to);

@@ -14,7 +14,7 @@ use super::faults::Fault;
 use super::node::Order;
 use super::trace::What;
 use super::world::{Happening, World};
-use crate::{Event, NodeId, Restored, Resume};
+use crate::{Input, NodeId, Restored, Resume};
 
 /// A snapshot file with its metadata.
 #[derive(Debug, Clone)]
@@ -96,7 +96,7 @@ impl World {
                 shelf.keep(snapshot);
                 self.checks.snapshots += 1;
                 self.trace.note(id, What::SnapshotMade, &[at.term, at.index]);
-                self.give(id, Event::SnapshotMade { last_included: at })
+                self.give(id, Input::SnapshotMade { last_included: at })
             }
             None => Ok(()),
         }
@@ -150,7 +150,7 @@ impl World {
         let membership = (*snapshot.membership).clone();
         (node.shelf.marked, node.shelf.receipt) = (Some(snapshot), Some(receipt));
         self.trace.note(to, What::SnapshotReceived, &[receipt.from, term, at.term, at.index]);
-        self.give(to, Event::SnapshotReceived { from: receipt.from, term, last_included: at, membership })
+        self.give(to, Input::SnapshotReceived { from: receipt.from, term, last_included: at, membership })
     }
 
     /// The node does not want the snapshot it received.
@@ -185,7 +185,7 @@ impl World {
         if self.profile.fails_to_read(&mut self.rng) {
             node.shelf.marked = None;
             self.answer_receipt(id, None);
-            return self.give(id, Event::SnapshotInstalled { last_included: at, ok: false });
+            return self.give(id, Input::SnapshotInstalled { last_included: at, ok: false });
         }
         self.checks.installing(id, node.machine.applied, &snapshot)?;
         node.machine.install(&snapshot);
@@ -193,7 +193,7 @@ impl World {
         self.trace.note(id, What::SnapshotInstalled, &[at.term, at.index]);
         self.answer_receipt(id, Some(at));
         self.answer(id)?;
-        self.give(id, Event::SnapshotInstalled { last_included: at, ok: true })
+        self.give(id, Input::SnapshotInstalled { last_included: at, ok: true })
     }
 
     fn answer_receipt(&mut self, id: NodeId, installed: Option<LogId>) {

@@ -48,6 +48,8 @@ pub(super) enum What {
     LostChange,
     TransferAsked,
     Transferred,
+    Full,
+    Freed,
 }
 
 /// The kinds of membership changes.
@@ -145,6 +147,7 @@ impl Trace {
             Rejection::Unavailable { .. } => (3, 0),
             Rejection::Change(_) => (4, 0),
             Rejection::NoTransfer { to, .. } => (5, *to),
+            Rejection::StorageFull { .. } => (6, 0),
         };
         self.note(node, What::Rejected, &[id, code, leader]);
     }
@@ -218,6 +221,8 @@ fn tag(what: What) -> u64 {
         What::LostChange => 32,
         What::TransferAsked => 33,
         What::Transferred => 34,
+        What::Full => 35,
+        What::Freed => 36,
         What::ChangeAsked(asks) => 500 + asks as u64,
     }
 }
@@ -304,6 +309,8 @@ impl fmt::Display for Line {
             What::Wrote => fmt_write(f, n),
             What::Persisted => write!(f, "disk holds everything up to write {}; log {}.{}", n[0], n[2], n[1]),
             What::StorageFailed => write!(f, "disk failed"),
+            What::Full => write!(f, "disk full: entries wait for space"),
+            What::Freed => write!(f, "disk has space again"),
             What::Applying => write!(f, "to apply {}..={}", n[0], n[1]),
             What::Applied => write!(f, "applied up to {}", n[0]),
             What::LogAsked => write!(f, "asks its log for {}..={}", n[0], n[1]),
@@ -314,9 +321,7 @@ impl fmt::Display for Line {
             What::Accepted => write!(f, "accepted #{} at {}.{}", n[0], n[1], n[2]),
             What::ReadReady => write!(f, "read #{} may be answered from {}", n[0], n[1]),
             What::Rejected => {
-                let why =
-                    ["not leader", "busy", "too large", "unavailable", "change refused", "no transfer"][n[1] as usize];
-                write!(f, "rejected #{}: {why}, leader {}", n[0], n[2])
+                write!(f, "rejected #{}: {}, leader {}", n[0], REJECTIONS[n[1] as usize], n[2])
             }
             What::Started => write!(f, "STARTED in term {}, log up to {}.{}, applied {}", n[0], n[1], n[2], n[3]),
             What::Crashed => {
@@ -351,6 +356,8 @@ impl fmt::Display for Line {
     }
 }
 
+const REJECTIONS: [&str; 7] =
+    ["not leader", "busy", "too large", "unavailable", "change refused", "no transfer", "disk full"];
 const ROLES: [&str; 6] = ["unformed", "follower", "pre-candidate", "candidate", "LEADER", "failed"];
 
 fn fmt_write(f: &mut fmt::Formatter<'_>, n: &[u64; NUMBERS]) -> fmt::Result {

@@ -4,7 +4,7 @@ use super::Breach;
 use super::faults::Fault;
 use super::trace::What;
 use super::world::{Happening, World};
-use crate::{AppendOutcome, Body, Event, Message, NodeId};
+use crate::{AppendOutcome, Body, Input, Message, NodeId};
 
 impl World {
     pub(super) fn arrive(&mut self, from: NodeId, to: NodeId, message: Message) -> Result<(), Breach> {
@@ -14,7 +14,7 @@ impl World {
             return Ok(());
         }
         self.trace.message(to, from, &message, What::Got);
-        self.give(to, Event::Message { from, message })
+        self.give(to, Input::Message { from, message })
     }
 
     /// Puts a message on its way.

@@ -17,7 +17,7 @@ use super::run::{Options, Violation};
 use super::snapshots::{Receipt, Snapshot};
 use super::trace::{Trace, What};
 use super::{Breach, Summary};
-use crate::{Command, Driver, Event, Message, NodeId, Role};
+use crate::{Answer, Command, Driver, Event, Input, Message, NodeId, Role, SnapshotTask};
 
 /// Decides about a message from one node to another: true lets it pass.
 pub type Filter = Box<dyn FnMut(NodeId, NodeId, &Message) -> bool>;
@@ -68,6 +68,15 @@ pub(super) enum Happening {
         life: u32,
     },
     Unstall {
+        node: NodeId,
+        life: u32,
+    },
+    /// The disk has refused a write for want of space.
+    Full {
+        node: NodeId,
+        life: u32,
+    },
+    Free {
         node: NodeId,
         life: u32,
     },
@@ -247,11 +256,16 @@ impl World {
             }
             Happening::Broken { node, life, to } if self.lives(node, life) => {
                 self.trace.note(node, What::Unreachable, &[to]);
-                self.give(node, Event::Unreachable { to })
+                self.give(node, Input::Unreachable { to })
             }
             Happening::Restart { node, life } if self.node(node).life == life => self.start(node),
             Happening::Resume { node, life } if self.lives(node, life) => self.wake_up(node),
             Happening::Unstall { node, life } if self.lives(node, life) => self.unstall(node),
+            Happening::Full { node, life } if self.lives(node, life) && self.node(node).disk.is_refusing() => {
+                self.trace.note(node, What::Full, &[]);
+                self.give(node, Input::StorageFull { why: "the simulated disk is full".to_owned() })
+            }
+            Happening::Free { node, life } if self.lives(node, life) => self.free_disk(node),
             Happening::Heal { partition } => {
                 if partition == self.partition {
                     self.network.heal();
@@ -275,11 +289,11 @@ impl World {
             Happening::SnapshotAnswered { node, life, to, session, installed } if self.lives(node, life) => {
                 let at = installed.unwrap_or_default();
                 self.trace.note(node, What::SnapshotAnswered, &[to, at.term, at.index, session]);
-                self.give(node, Event::SnapshotSent { to, session, installed })
+                self.give(node, Input::SnapshotSent { to, session, installed })
             }
             Happening::Hello { node, life, from, incarnation, feature_level } if self.lives(node, life) => {
                 self.trace.note(node, What::Hello, &[from, u64::from(feature_level)]);
-                self.give(node, Event::PeerHello { from, incarnation, feature_level })
+                self.give(node, Input::PeerHello { from, incarnation, feature_level })
             }
             _ => Ok(()),
         }
@@ -299,13 +313,13 @@ impl World {
     }
 
     /// Gives an event to a node, now or together with others that come soon.
-    pub(super) fn give(&mut self, id: NodeId, event: Event) -> Result<(), Breach> {
+    pub(super) fn give(&mut self, id: NodeId, event: impl Into<Event>) -> Result<(), Breach> {
         let waits = self.profile.waits_for_more(&mut self.rng);
         let node = self.node_mut(id);
         if node.driver.is_none() {
             return Ok(());
         }
-        node.inbox.push(event);
+        node.inbox.push(event.into());
         if node.is_paused || node.is_wake_scheduled {
             return Ok(());
         }
@@ -413,35 +427,35 @@ impl World {
                 Ok(())
             }
             Command::Apply { first, last, entries } => self.order(id, first, last, entries),
-            Command::Accepted { id: request, at } => {
+            Command::Answer(Answer::Accepted { id: request, at }) => {
                 self.trace.note(id, What::Accepted, &[request, at.term, at.index]);
                 self.clients.accepted(request, at)?;
                 self.node_mut(id).wait_for(at, request);
                 self.answer(id)
             }
-            Command::ReadReady { id: request, index } => {
+            Command::Answer(Answer::ReadReady { id: request, index }) => {
                 self.trace.note(id, What::ReadReady, &[request, index]);
                 self.clients.read_ready(request, index)?;
                 self.node_mut(id).reading.push((index, request));
                 self.answer(id)
             }
-            Command::Rejected { id: request, why } => {
+            Command::Answer(Answer::Rejected { id: request, why }) => {
                 self.trace.rejected(id, request, &why);
                 self.clients.rejected(request)
             }
-            Command::SendSnapshot { to, session, term } => self.send_snapshot(id, to, session, term),
-            Command::InstallSnapshot { last_included } => self.order_install(id, last_included),
-            Command::DiscardSnapshot { last_included } => self.discard_snapshot(id, last_included),
-            Command::Changed { id: request, index } => {
+            Command::Snapshot(SnapshotTask::Send { to, session, term }) => self.send_snapshot(id, to, session, term),
+            Command::Snapshot(SnapshotTask::Install { last_included }) => self.order_install(id, last_included),
+            Command::Snapshot(SnapshotTask::Discard { last_included }) => self.discard_snapshot(id, last_included),
+            Command::Answer(Answer::Changed { id: request, index }) => {
                 self.trace.note(id, What::Changed, &[request, index]);
                 let membership = self.checks.configuration_at(index);
                 self.clients.changed(request, index, membership)
             }
-            Command::Lost { id: request } => {
+            Command::Answer(Answer::Lost { id: request }) => {
                 self.trace.note(id, What::LostChange, &[request]);
                 self.clients.lost(request)
             }
-            Command::Transferred { id: request } => {
+            Command::Answer(Answer::Transferred { id: request }) => {
                 self.trace.note(id, What::Transferred, &[request]);
                 self.clients.transferred(request)
             }
@@ -470,7 +484,7 @@ impl World {
         let due = node.driver.as_ref().and_then(Driver::poll_timeout);
         if due.is_some_and(|due| due <= node.clock.local(now)) {
             self.trace.note(id, What::TimedOut, &[]);
-            return self.give(id, Event::Timeout);
+            return self.give(id, Input::Timeout);
         }
         self.set_timer(id);
         Ok(())

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use d_engine_core::{EntryKind, LogId};
-use d_engine_raft::{Boot, Command, Config, Driver, Event, Rejection, Restored, Role};
+use d_engine_raft::{Answer, Boot, Command, Config, Driver, Event, Input, Rejection, Restored, Role, SnapshotTask};
 
 pub(crate) struct Cluster {
     pub(crate) now: Duration,
     pub(crate) nodes: BTreeMap<u64, Driver>,
     pub(crate) down: Vec<u64>,
-    pub(crate) queue: VecDeque<(u64, Event)>,
+    pub(crate) queue: VecDeque<(u64, Input)>,
     pub(crate) applied: BTreeMap<u64, Vec<(u64, Bytes)>>,
     pub(crate) accepted: Vec<(u64, LogId)>,
     pub(crate) ready: Vec<(u64, u64)>,
@@ -72,35 +72,37 @@ impl Cluster {
 
     pub(crate) fn perform(&mut self, node: u64, command: Command) {
         match command {
-            Command::Write(write) => self.queue.push_back((node, Event::Persisted { seq: write.seq })),
-            Command::Send { to, message } => self.queue.push_back((to, Event::Message { from: node, message })),
+            Command::Write(write) => self.queue.push_back((node, Input::Persisted { seq: write.seq })),
+            Command::Send { to, message } => self.queue.push_back((to, Input::Message { from: node, message })),
             Command::Apply { last, entries, .. } => {
                 let commands = entries.iter().filter(|entry| entry.kind == EntryKind::Command);
                 let log = self.applied.entry(node).or_default();
                 log.extend(commands.map(|entry| (entry.index, entry.data.clone())));
-                self.queue.push_back((node, Event::Applied { index: last }));
+                self.queue.push_back((node, Input::Applied { index: last }));
             }
-            Command::Accepted { id, at } => self.accepted.push((id, at)),
-            Command::ReadReady { id, index } => self.ready.push((id, index)),
-            Command::Rejected { id, why } => self.rejected.push((id, why)),
-            Command::SendSnapshot { to, session, term } => {
+            Command::Answer(Answer::Accepted { id, at }) => self.accepted.push((id, at)),
+            Command::Answer(Answer::ReadReady { id, index }) => self.ready.push((id, index)),
+            Command::Answer(Answer::Rejected { id, why }) => self.rejected.push((id, why)),
+            Command::Snapshot(SnapshotTask::Send { to, session, term }) => {
                 let status = self.nodes[&node].status(self.now);
                 let (last_included, membership) = (self.snapshots[&node], status.membership);
                 self.sending.insert(to, (node, session));
-                let event = Event::SnapshotReceived { from: node, term, last_included, membership };
+                let event = Input::SnapshotReceived { from: node, term, last_included, membership };
                 self.queue.push_back((to, event));
             }
-            Command::InstallSnapshot { last_included } => {
+            Command::Snapshot(SnapshotTask::Install { last_included }) => {
                 let (from, session) = self.sending[&node];
                 let state: Vec<_> = self.applied.get(&from).cloned().unwrap_or_default();
                 let state = state.into_iter().filter(|(index, _)| *index <= last_included.index).collect();
                 self.applied.insert(node, state);
-                self.queue.push_back((node, Event::SnapshotInstalled { last_included, ok: true }));
-                let event = Event::SnapshotSent { to: node, session, installed: Some(last_included) };
+                self.queue.push_back((node, Input::SnapshotInstalled { last_included, ok: true }));
+                let event = Input::SnapshotSent { to: node, session, installed: Some(last_included) };
                 self.queue.push_back((from, event));
             }
-            Command::Changed { id, .. } | Command::Transferred { id } => self.done.push(id),
-            Command::Lost { id } => self.lost.push(id),
+            Command::Answer(Answer::Changed { id, .. }) | Command::Answer(Answer::Transferred { id }) => {
+                self.done.push(id)
+            }
+            Command::Answer(Answer::Lost { id }) => self.lost.push(id),
             other => panic!("unexpected {other:?}"),
         }
     }
@@ -126,7 +128,7 @@ impl Cluster {
         let up = self.nodes.iter().filter(|(node, _)| !self.down.contains(node));
         let (at, node) = up.filter_map(|(node, driver)| Some((driver.poll_timeout()?, *node))).min().unwrap();
         self.now = self.now.max(at);
-        self.queue.push_back((node, Event::Timeout));
+        self.queue.push_back((node, Input::Timeout));
         self.settle();
     }
 
@@ -145,7 +147,7 @@ impl Cluster {
         panic!("no leader");
     }
 
-    pub(crate) fn event(&mut self, node: u64, event: Event) {
+    pub(crate) fn event(&mut self, node: u64, event: impl Into<Event>) {
         self.nodes.get_mut(&node).unwrap().handle(self.now, event);
         self.settle();
     }
