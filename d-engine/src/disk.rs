@@ -2,7 +2,8 @@
 //!
 //! Everything that waits when the disk is free forms one group with one sync; while it runs, the next group gathers.
 //! The order on disk is the order of the sequence: before a hard state is saved, log writes ahead of it are flushed.
-//! An error is never retried: the node stops taking part, and nothing further is written.
+//! An error is never retried: the node stops taking part, and nothing further is written. A full disk is none as long as
+//! the store refused the write before its first byte: the sequence waits there until there is space.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,9 @@ use tokio::runtime::Handle;
 
 use crate::inbox::Inbox;
 use crate::queue::Queue;
+
+/// How often a write that was refused for want of space is tried again.
+const SPACE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Bytes of entries that are appended by one call, at most; a single larger write is appended alone.
 const APPENDED_LEN_MAX: usize = 64 << 20;
@@ -48,7 +52,7 @@ impl Disk {
         let mut writes = Vec::new();
         while queue.take_all(&mut writes, None) {
             let Some(last) = writes.last().map(|write| write.seq) else { continue };
-            match self.perform(&mut writes) {
+            match self.perform(&mut writes, queue, inbox) {
                 Ok(()) => inbox.complete(Input::Persisted { seq: last }),
                 Err(error) => {
                     tracing::error!(%error, "the log or hard state cannot be written; this node stops taking part");
@@ -63,32 +67,34 @@ impl Disk {
         }
     }
 
-    fn perform(&mut self, writes: &mut Vec<Write>) -> Result<(), Error> {
+    fn perform(&mut self, writes: &mut Vec<Write>, queue: &DiskQueue, inbox: &Inbox) -> Result<(), Error> {
+        let space = Space { queue, inbox };
         for write in writes.drain(..) {
             if let Some(hard_state) = &write.hard_state {
-                self.flush()?;
-                self.meta.save_hard_state(hard_state)?;
+                self.flush(space)?;
+                space.wait_for(|| self.meta.save_hard_state(hard_state))?;
             }
             if let Some(up_to) = write.purge {
-                self.flush()?;
-                self.runtime.block_on(self.log.purge(up_to))?;
+                self.flush(space)?;
+                space.wait_for(|| self.runtime.block_on(self.log.purge(up_to)))?;
             }
             match write.replace_from {
                 Some(from) => {
-                    self.append()?;
-                    self.runtime.block_on(self.log.replace_from(from, write.entries))?;
+                    self.append(space)?;
+                    let replace = || self.log.replace_from(from, write.entries.clone());
+                    space.wait_for(|| self.runtime.block_on(replace()))?;
                     self.unflushed = true;
                 }
-                None => self.gather(write.entries)?,
+                None => self.gather(write.entries, space)?,
             }
         }
-        self.flush()
+        self.flush(space)
     }
 
-    fn gather(&mut self, entries: Vec<Entry>) -> Result<(), Error> {
+    fn gather(&mut self, entries: Vec<Entry>, space: Space<'_>) -> Result<(), Error> {
         let len: usize = entries.iter().map(Entry::encoded_len).sum();
         if self.appended_len + len > APPENDED_LEN_MAX {
-            self.append()?;
+            self.append(space)?;
         }
         self.appended_len += len;
         if self.appended.is_empty() {
@@ -99,23 +105,58 @@ impl Disk {
         Ok(())
     }
 
-    fn append(&mut self) -> Result<(), Error> {
+    fn append(&mut self, space: Space<'_>) -> Result<(), Error> {
         if !self.appended.is_empty() {
             self.appended_len = 0;
             self.unflushed = true;
-            self.runtime.block_on(self.log.persist_entries(std::mem::take(&mut self.appended)))?;
+            let entries = std::mem::take(&mut self.appended);
+            // Of each entry only the handle is copied.
+            space.wait_for(|| self.runtime.block_on(self.log.persist_entries(entries.clone())))?;
         }
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<(), Error> {
-        self.append()?;
+    fn flush(&mut self, space: Space<'_>) -> Result<(), Error> {
+        self.append(space)?;
         if std::mem::take(&mut self.unflushed) && !self.log.is_write_durable() {
             let start = Instant::now();
             self.runtime.block_on(self.log.flush())?;
             self.latencies.record(start.elapsed());
         }
         Ok(())
+    }
+}
+
+/// Where a write waits that was refused for want of space.
+#[derive(Clone, Copy)]
+struct Space<'a> {
+    queue: &'a DiskQueue,
+    inbox: &'a Inbox,
+}
+
+impl Space<'_> {
+    /// Writes, and again for as long as there is no space; gives up when the node shuts down.
+    fn wait_for(self, mut write: impl FnMut() -> Result<(), Error>) -> Result<(), Error> {
+        let mut is_waiting = false;
+        loop {
+            let result = write();
+            match &result {
+                Err(error @ Error::NoSpace { .. }) if !self.queue.is_closed() => {
+                    if !std::mem::replace(&mut is_waiting, true) {
+                        tracing::error!(%error, "the disk is full; writes wait until there is space");
+                        self.inbox.complete(Input::StorageFull { why: error.to_string() });
+                    }
+                    std::thread::sleep(SPACE_INTERVAL);
+                }
+                _ => {
+                    if is_waiting && result.is_ok() {
+                        tracing::info!("there is space again; writes go on");
+                        self.inbox.complete(Input::StorageFreed);
+                    }
+                    return result;
+                }
+            }
+        }
     }
 }
 
@@ -159,6 +200,8 @@ mod tests {
     use async_trait::async_trait;
     use d_engine_core::{EntryKind, LogId, StorageEngine as _};
     use std::ops::RangeInclusive;
+
+    use crate::inbox::Bounds;
 
     /// Remembers how many bytes each call appended.
     struct Recorder {
@@ -210,7 +253,8 @@ mod tests {
             entries: vec![Entry::new(index, 1, EntryKind::Command, vec![0; APPENDED_LEN_MAX / 5])],
             ..Write::default()
         };
-        disk.perform(&mut (1..=6).map(write).collect()).unwrap();
+        let (queue, inbox) = (DiskQueue::new(), Inbox::new(Bounds { callers: 1, bytes: 1, messages: 1 }));
+        disk.perform(&mut (1..=6).map(write).collect(), &queue, &inbox).unwrap();
         let appended = recorder.appended.lock().unwrap();
         assert_eq!(appended.len(), 2, "four and two");
         assert!(appended.iter().all(|len| *len <= APPENDED_LEN_MAX), "{appended:?}");

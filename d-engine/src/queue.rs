@@ -72,6 +72,11 @@ impl<T> Queue<T> {
         self.wake_if_sleeping(state);
     }
 
+    /// Whether nothing is taken in any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// [`close`](Queue::close) by the taker's end: what waits is dropped, since nobody will take it.
     pub(crate) fn abandon(&self) {
         self.close();

@@ -20,6 +20,8 @@ use tokio::sync::watch;
 enum Fault {
     Error,
     Panic,
+    /// No space for entries.
+    Full,
 }
 
 /// Works until told otherwise.
@@ -36,9 +38,17 @@ impl Trap {
     fn step(&self) -> Result<(), Error> {
         match self.fault {
             _ if !self.sprung.load(Ordering::SeqCst) => Ok(()),
+            Fault::Full => Ok(()),
             Fault::Error => Err(Error::corrupt("the third plate of the drive")),
             Fault::Panic => panic!("the drive is on fire"),
         }
+    }
+}
+
+impl Trap {
+    fn room(&self) -> Result<(), Error> {
+        let is_full = self.fault == Fault::Full && self.sprung.load(Ordering::SeqCst);
+        if is_full { Err(Error::NoSpace { doing: "appending to the log".into() }) } else { Ok(()) }
     }
 }
 
@@ -50,6 +60,7 @@ struct Log {
 #[async_trait]
 impl LogStore for Log {
     async fn persist_entries(&self, entries: Vec<Entry>) -> Result<(), Error> {
+        self.trap.room()?;
         self.inner.persist_entries(entries).await
     }
     async fn entry(&self, index: u64) -> Result<Option<Entry>, Error> {
@@ -188,4 +199,32 @@ async fn a_failed_apply_stops_the_node_and_names_the_cause() {
         trap.sprung.store(true, Ordering::SeqCst);
         check_failed(&node, cause).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_writes_with_the_cause_serves_reads_and_recovers_by_itself() {
+    let trap = Trap::new(Fault::Full);
+    let node = node(trap.clone(), Trap::new(Fault::Error)).await;
+    node.propose(put()).await.unwrap();
+    trap.sprung.store(true, Ordering::SeqCst);
+    let waiting = node.propose(put());
+    let refused = async {
+        // A write that comes before the disk is known to be full waits with the first.
+        loop {
+            let write = tokio::time::timeout(Duration::from_millis(100), node.propose(put())).await;
+            if let Ok(Err(ClientError::Unavailable { why })) = write {
+                break why;
+            }
+        }
+    };
+    let (waited, why) = tokio::join!(waiting, async {
+        let why = tokio::time::timeout(Duration::from_secs(4), refused).await.expect("writes are refused");
+        assert!(node.read_key("key").await.is_ok(), "reads go on");
+        trap.sprung.store(false, Ordering::SeqCst);
+        why
+    });
+    assert!(why.contains("full") && why.contains("appending to the log"), "{why}");
+    assert!(waited.is_ok(), "what waited for space is written: {waited:?}");
+    node.propose(put()).await.unwrap();
+    node.shutdown().await.unwrap();
 }
