@@ -1,5 +1,5 @@
-//! The background thread of the log: prepares the next segment ahead of use, in steps paced by the appends, and notes
-//! the synced position in the state file once the log rests.
+//! The background thread of the log: prepares the next segment ahead of use, a purged one or a new file of zeros in steps
+//! paced by the appends, and notes the synced position in the state file once the log rests.
 //!
 //! It is owned and joined by the log store, and never touches a segment that has its name.
 
@@ -27,6 +27,7 @@ pub(crate) struct Keeper {
 struct Desk {
     state: Mutex<State>,
     changed: Condvar,
+    spares_max: usize,
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +42,8 @@ struct State {
     /// It could not be prepared; the next who waits tries again.
     stalled: bool,
     ready: Option<Result<Prepared>>,
+    /// Files of purged segments, to be taken before a new one is made.
+    spares: Vec<Prepared>,
     /// Flushes were made that the state file does not know of.
     unsaved: bool,
     /// It is to hear of them now.
@@ -48,8 +51,9 @@ struct State {
 }
 
 impl Keeper {
-    pub(crate) fn start(shared: Arc<Shared>) -> Result<Self> {
-        let desk = Arc::new(Desk { state: Mutex::new(State::default()), changed: Condvar::new() });
+    pub(crate) fn start(shared: Arc<Shared>, spares: Vec<Prepared>, spares_max: usize) -> Result<Self> {
+        let state = Mutex::new(State { spares, ..State::default() });
+        let desk = Arc::new(Desk { state, changed: Condvar::new(), spares_max });
         let at_work = Arc::clone(&desk);
         let thread = std::thread::Builder::new()
             .name("d-engine-wal".into())
@@ -99,6 +103,16 @@ impl Keeper {
         }
     }
 
+    /// Whether a purged segment is worth keeping.
+    pub(crate) fn wants_spare(&self) -> bool {
+        lock(&self.desk.state).spares.len() < self.desk.spares_max
+    }
+
+    pub(crate) fn add_spare(&self, spare: Prepared) {
+        lock(&self.desk.state).spares.push(spare);
+        self.desk.changed.notify_all();
+    }
+
     /// Says that a flush was made.
     pub(crate) fn flushed(&self) {
         let mut state = lock(&self.desk.state);
@@ -139,11 +153,21 @@ fn run(shared: &Shared, desk: &Desk) {
     let mut state = lock(&desk.state);
     while !state.stop {
         let length = partial.as_ref().map_or(0, |prepared| prepared.length);
+        // A spare file is there already: it need not wait for its time.
+        let spare = partial.is_none() && !state.spares.is_empty();
         match state.wanted {
-            Some(wanted) if state.urgent || (!state.stalled && length < state.allowed) => {
+            Some(wanted) if state.urgent || spare || (!state.stalled && length < state.allowed) => {
                 let urgent = state.urgent;
+                if spare {
+                    partial = state.spares.pop();
+                }
+                let length = partial.as_ref().map_or(0, |prepared| prepared.length);
                 drop(state);
-                let step = if urgent { wanted } else { (length + STEP).min(wanted) };
+                let step = match (urgent, spare) {
+                    (true, _) => wanted,
+                    (false, true) => length,
+                    (false, false) => (length + STEP).min(wanted),
+                };
                 let result = prepare(shared, partial.take(), step);
                 state = lock(&desk.state);
                 file_result(&mut state, &mut partial, result, urgent);
@@ -171,8 +195,9 @@ fn run(shared: &Shared, desk: &Desk) {
             _ => state = desk.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
         }
     }
-    drop(state);
-    shared.wal.discard_prepared();
+    for prepared in partial.iter().chain(state.ready.iter().flatten()) {
+        shared.wal.discard_if_new(prepared);
+    }
 }
 
 /// Wakes whoever waits, also if the thread panics.
@@ -190,14 +215,8 @@ fn prepare(shared: &Shared, partial: Option<Prepared>, length: u64) -> Result<Pr
         Some(prepared) => prepared,
         None => shared.wal.begin_prepared()?,
     };
-    match shared.wal.extend_prepared(&mut prepared, length) {
-        Ok(()) => Ok(prepared),
-        Err(error) => {
-            // On a full disk, what was prepared in vain is space that something else can use.
-            shared.wal.discard_prepared();
-            Err(error)
-        }
-    }
+    shared.wal.extend_prepared(&mut prepared, length)?;
+    Ok(prepared)
 }
 
 fn file_result(state: &mut State, partial: &mut Option<Prepared>, result: Result<Prepared>, urgent: bool) {

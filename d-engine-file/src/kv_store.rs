@@ -95,16 +95,17 @@ impl FileKvStore {
         })
     }
 
-    // Poisoned locks are used on: under the state's only the map's own code runs, and under the checkpoint's every
-    // field is set after the step that it describes.
-    fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    // A panic while the map changes may leave half a batch in it: then nothing is read from it and it is never written to
+    // the file. The Raft log has what is missing there.
+    fn read(&self) -> Result<RwLockReadGuard<'_, State>> {
+        self.state.read().map_err(|_| half_a_batch())
     }
 
-    fn lock(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Result<RwLockWriteGuard<'_, State>> {
+        self.state.write().map_err(|_| half_a_batch())
     }
 
+    // A poisoned lock is used on: every field is set after the step that it describes.
     fn checkpoint(&self) -> MutexGuard<'_, Checkpoint> {
         self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -112,15 +113,15 @@ impl FileKvStore {
 
 impl KvStore for FileKvStore {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        Ok(self.read().map.get(key).cloned())
+        Ok(self.read()?.map.get(key).cloned())
     }
 
     fn scan(&self, range: KeyRange<'_>, limit: usize, direction: Direction) -> Result<Vec<(Bytes, Bytes)>, Error> {
-        Ok(self.read().map.scan(range, limit, direction))
+        Ok(self.read()?.map.scan(range, limit, direction))
     }
 
     fn write(&self, batch: WriteBatch) -> Result<(), Error> {
-        let mut state = self.lock();
+        let mut state = self.lock()?;
         state.map.apply(batch);
         state.writes += 1;
         Ok(())
@@ -129,8 +130,10 @@ impl KvStore for FileKvStore {
     fn replace_all(&self, sorted: &mut dyn Iterator<Item = Result<(Bytes, Bytes), Error>>) -> Result<(), Error> {
         let new = OrderedMap::from_sorted(sorted)?;
         let mut checkpoint = self.checkpoint();
+        drop(self.read()?);
         checkpoint.write(&new)?;
-        let mut state = self.lock();
+        // The file has the new content already: what a write beside this call has broken meanwhile goes with the old one.
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut state.map, new);
         state.writes += 1;
         checkpoint.holds = state.writes;
@@ -144,7 +147,7 @@ impl KvStore for FileKvStore {
     fn flush(&self) -> Result<(), Error> {
         let mut checkpoint = self.checkpoint();
         let (view, writes) = {
-            let state = self.read();
+            let state = self.read()?;
             (state.map.clone(), state.writes)
         };
         if checkpoint.holds != writes {
@@ -155,7 +158,7 @@ impl KvStore for FileKvStore {
     }
 
     fn with_view(&self, f: &mut dyn FnMut(&dyn KvView) -> Result<(), Error>) -> Result<bool, Error> {
-        let view = self.read().map.clone();
+        let view = self.read()?.map.clone();
         f(&view)?;
         Ok(true)
     }
@@ -166,6 +169,10 @@ impl Drop for FileKvStore {
         // Nobody is left to be told. What is missing then, the Raft log has.
         let _ = self.flush();
     }
+}
+
+fn half_a_batch() -> Error {
+    Error::Poisoned { why: "a write to the key-value store ended in a panic".into() }
 }
 
 impl Checkpoint {

@@ -6,21 +6,23 @@
 //! <dir>/log_state                slot file: log uuid, first segment, purge boundary, synced position
 //! <dir>/wal/{seq:016x}.wal       segments, growing from 1 MiB to 64 MiB
 //! <dir>/wal/next.tmp             the next segment, prepared ahead
+//! <dir>/wal/{seq:016x}.old       a purged segment whose file is written again
 //! ```
 //!
 //! * [`FileStorageEngine`]: the Raft log ([`FileLogStore`]) and the hard state ([`FileMetaStore`]).
 //! * [`FileKvStore`]: a key-value store whose journal is the Raft log.
 //!
-//! The formats are described at the top of `segment.rs` and `batch.rs` and in `d_engine_core::slot`; every file carries a
-//! version. Limits of this version: batches are not compressed, opening reads all segments, and the space of removed
-//! segments is given back rather than reused; the format has room for each of them. Within the last 50 ms before a crash,
-//! damage to the last group cannot be told from a torn write.
+//! The formats are described at the top of `segment.rs`, `batch.rs` and `seal.rs` and in `d_engine_core::slot`; every file
+//! carries a version. Opening reads the seals of all segments but the last; what was damaged in a sealed one is found by
+//! whoever reads it, and by [`FileLogStore::verify`]. Within the last 50 ms before a crash, damage to the last group cannot
+//! be told from a torn write.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use d_engine_core::{Error, Result, StorageEngine};
 
+mod active;
 mod batch;
 mod keeper;
 mod kv_store;
@@ -28,17 +30,22 @@ mod log_index;
 mod log_state;
 mod log_store;
 mod meta_store;
+mod pack;
+mod reader;
 mod recover;
 mod replay;
+mod seal;
 mod segment;
 mod shared;
 mod slot_file;
+mod verify;
 pub mod vfs;
 mod wal;
 
 pub use kv_store::FileKvStore;
 pub use log_store::FileLogStore;
 pub use meta_store::FileMetaStore;
+pub use verify::LogCheck;
 
 use log_state::LogState;
 use segment::PAGE;
@@ -67,11 +74,32 @@ pub struct FileStorageOptions {
     pub segment_bytes_max: u64,
     /// Bytes of the newest entries that are kept in memory.
     pub tail_cache_bytes: usize,
+    /// Whether batches are compressed when they are written. Those on disk are read either way.
+    pub compression: Compression,
+    /// Purged segments whose files are kept to be written again, which costs half of a new file's first use.
+    pub spare_segments_max: usize,
+}
+
+/// How the data of batches is compressed; short batches never are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+    /// With LZ4.
+    Lz4,
 }
 
 impl Default for FileStorageOptions {
     fn default() -> Self {
-        Self { segment_bytes_min: 1 << 20, segment_bytes_max: 64 << 20, tail_cache_bytes: 16 << 20 }
+        Self {
+            segment_bytes_min: 1 << 20,
+            segment_bytes_max: 64 << 20,
+            tail_cache_bytes: 16 << 20,
+            compression: Compression::None,
+            spare_segments_max: 1,
+        }
     }
 }
 
@@ -124,11 +152,11 @@ impl FileStorageEngine {
         let (meta, _) = FileMetaStore::read(paths.disk.as_ref(), &paths.file(HARD_STATE))?;
         let wal = WalDir::new(Arc::clone(&paths.disk), &paths.dir);
         let options = options.rounded();
-        let (shared, index, active) = recover::open_log(wal, &paths.file(LOG_STATE), &options)?;
+        let opened = recover::open_log(wal, &paths.file(LOG_STATE), &options)?;
         paths.disk.sync_dir(&paths.dir).map_err(|e| paths.error("syncing", e))?;
         Ok(Self {
             meta: Arc::new(FileMetaStore::new(meta, Arc::clone(&lock))?),
-            log: Arc::new(FileLogStore::new(shared, index, active, &options, lock)?),
+            log: Arc::new(FileLogStore::new(opened, &options, lock)?),
         })
     }
 }
@@ -213,7 +241,7 @@ fn io_error(doing: String, error: std::io::Error) -> Error {
     }
 }
 
-/// Tells logs apart; not a secret. The standard library seeds its hashers from the system's random source.
+/// Tells logs and segments apart; not a secret. The standard library seeds its hashers from the system's random source.
 fn random_uuid() -> u128 {
     use std::hash::{BuildHasher, RandomState};
     let half = |salt: u8| u128::from(RandomState::new().hash_one(salt));

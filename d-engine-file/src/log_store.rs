@@ -8,24 +8,23 @@ use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use d_engine_core::{Entry, Error, LogId, LogStore, LogSummary, Membership, Result};
 
-use crate::FileStorageOptions;
+use crate::active::Active;
 use crate::batch::{self, Change, Place};
 use crate::keeper::Keeper;
-use crate::log_index::{Location, LogIndex};
-use crate::recover::Active;
-use crate::segment::{FIRST_BATCH, PAGE, Position, SegmentHeader, page_up};
+use crate::log_index::{LogIndex, Segment};
+use crate::pack::Packer;
+use crate::reader::Plan;
+use crate::recover::Opened;
+use crate::segment::{FIRST_BATCH, PAGE, Position, SegmentHeader, new_salt, page_up};
 use crate::shared::Shared;
+use crate::verify::{self, LogCheck, SegmentFile};
 use crate::vfs::VfsLock;
+use crate::{Compression, FileStorageOptions};
 
-/// Bytes that one read from disk asks for at most, unless a single entry is longer.
-const READ_BYTES_MAX: u64 = 4 << 20;
-/// Bytes between two entries that are read along rather than skipped by another read.
-const READ_GAP_MAX: u64 = 16 << 10;
 /// A write buffer longer than this is given back after use.
-const BUFFER_BYTES_MAX: usize = 8 << 20;
+pub(crate) const BUFFER_BYTES_MAX: usize = 8 << 20;
 
 /// The Raft log of one data directory.
 ///
@@ -48,6 +47,8 @@ struct Writer {
     group_open: bool,
     /// Reused by every write.
     buffer: Vec<u8>,
+    /// Set if batches are to be compressed.
+    packer: Option<Packer>,
 }
 
 impl Writer {
@@ -59,19 +60,15 @@ impl Writer {
 }
 
 impl FileLogStore {
-    pub(crate) fn new(
-        shared: Shared,
-        index: LogIndex,
-        active: Active,
-        options: &FileStorageOptions,
-        lock: Arc<dyn VfsLock>,
-    ) -> Result<Self> {
+    pub(crate) fn new(opened: Opened, options: &FileStorageOptions, lock: Arc<dyn VfsLock>) -> Result<Self> {
+        let Opened { shared, index, active, spares } = opened;
         let shared = Arc::new(shared);
-        let keeper = Keeper::start(Arc::clone(&shared))?;
+        let keeper = Keeper::start(Arc::clone(&shared), spares, options.spare_segments_max)?;
+        let packer = (options.compression == Compression::Lz4).then(Packer::default);
         let store = Self {
             shared,
             keeper,
-            writer: Mutex::new(Writer { active, group_open: false, buffer: Vec::new() }),
+            writer: Mutex::new(Writer { active, group_open: false, buffer: Vec::new(), packer }),
             index: RwLock::new(index),
             segment_bytes_max: options.segment_bytes_max,
             _lock: lock,
@@ -104,15 +101,15 @@ impl FileLogStore {
                 batch::LENGTH_MAX
             )));
         }
-        if writer.next_start() + length > writer.active.length {
+        if writer.next_start() + length > writer.active.room(change.has_command()) {
             self.rotate(writer, length)?;
         }
-        let Writer { active, buffer, .. } = writer;
+        let Writer { active, buffer, packer, .. } = writer;
         let position = if writer.group_open { active.end } else { page_up(active.end) };
         let place = Place { position, previous_end: active.end, synced: self.shared.synced() };
-        change.encode(&active.seed, place, buffer);
-        // Zeros up to the end of the page: they are there already, and a whole page need not be read to be written.
-        let end = position + length;
+        let body = change.encode(&active.seed, place, packer.as_mut(), buffer);
+        // Zeros up to the end of the page: a whole page need not be read to be written.
+        let end = position + buffer.len() as u64;
         buffer.resize((page_up(end).min(active.length) - position) as usize, 0);
         active.file.write_all_at(buffer, position).map_err(|error| {
             let path = self.shared.wal.segment_path(active.sequence);
@@ -123,8 +120,7 @@ impl FileLogStore {
         if buffer.capacity() > BUFFER_BYTES_MAX {
             *buffer = Vec::new();
         }
-        let data_start = position + change.data_start();
-        self.index_mut().apply(change, data_start, true);
+        self.index_mut().apply(change, body, true);
         self.pace(&writer.active, position, end);
         Ok(())
     }
@@ -132,7 +128,7 @@ impl FileLogStore {
     /// Lets the preparation of the next segment run ahead of the appends, so that it is done when this one is half full.
     fn pace(&self, active: &Active, from: u64, to: u64) {
         let sixteenth = (active.length / 16).max(PAGE);
-        if from / sixteenth != to / sixteenth || from == FIRST_BATCH {
+        if from / sixteenth != to / sixteenth || from == active.start {
             let part = to as f64 / active.length as f64;
             self.keeper.allow((2.0 * part * self.next_length(active.length) as f64) as u64);
         }
@@ -146,25 +142,38 @@ impl FileLogStore {
         self.keeper.request(self.next_length(active.length));
     }
 
-    /// Completes the segment and goes on in the next one, which has room for a batch of `length` bytes.
+    /// Completes the segment and goes on in the next one, which has room for a batch of `length` bytes and begins with
+    /// the seal of this one.
     fn rotate(&self, writer: &mut Writer, length: u64) -> Result<()> {
-        let needed = page_up(FIRST_BATCH + length);
-        let mut prepared = self.keeper.take(needed)?;
-        self.shared.wal.extend_prepared(&mut prepared, needed)?;
-        // From here on an error is no clean one any more.
         let old = &writer.active;
-        self.shared.sync(old.file.as_ref(), old.position())?;
-        let (last, term) = self.index().last();
-        let header = SegmentHeader {
+        let (seal, previous) = {
+            let index = self.index();
+            let (last, term) = index.last();
+            (index.seal(old.end, index.purged()).map(|seal| seal.encode()), LogId::new(term.unwrap_or(0), last))
+        };
+        let mut header = SegmentHeader {
             uuid: self.shared.uuid(),
             sequence: old.sequence + 1,
-            previous: LogId::new(term.unwrap_or(0), last),
+            previous,
             previous_end: old.end,
-            length: prepared.length,
+            length: 0,
+            salt: new_salt(),
+            seal_length: seal.as_ref().map_or(0, |seal| batch::seal_batch_len(seal)),
         };
-        self.shared.wal.activate(&prepared, &header).map_err(|error| self.shared.poison(error))?;
-        self.begin(writer, Active::new(&header, prepared.file, FIRST_BATCH));
-        self.index_mut().push_segment(header.sequence, Arc::clone(&writer.active.file));
+        let needed = page_up(page_up(header.first_batch()) + length);
+        let mut prepared = self.keeper.take(needed)?;
+        self.shared.wal.extend_prepared(&mut prepared, needed)?;
+        header.length = prepared.length;
+        // From here on an error is no clean one any more.
+        self.shared.sync(old.file.as_ref(), old.position())?;
+        let place = Place { position: FIRST_BATCH, previous_end: FIRST_BATCH, synced: old.position() };
+        writer.buffer.clear();
+        if let Some(seal) = &seal {
+            batch::encode_seal(seal, &header.seed(), place, &mut writer.buffer);
+        }
+        self.shared.wal.activate(&prepared, &header, &writer.buffer).map_err(|error| self.shared.poison(error))?;
+        self.index_mut().push_segment(header.sequence, Arc::clone(&prepared.file), header.previous_end);
+        self.begin(writer, Active::new(&header, prepared.file, header.first_batch()));
         self.keeper.rotated();
         Ok(())
     }
@@ -190,22 +199,25 @@ impl FileLogStore {
             previous: floor,
             previous_end: 0,
             length: prepared.length,
+            salt: new_salt(),
+            seal_length: 0,
         };
         self.shared.save_state(|state| {
             state.first_segment = header.sequence;
             state.purged = floor;
             state.synced = Position::new(header.sequence, 0);
         })?;
-        self.shared.wal.activate(&prepared, &header).map_err(|error| self.shared.poison(error))?;
+        self.shared.wal.activate(&prepared, &header, &[]).map_err(|error| self.shared.poison(error))?;
+        let file = Arc::clone(&prepared.file);
         self.begin(writer, Active::new(&header, prepared.file, FIRST_BATCH));
         self.shared.save_state(|_| {})?;
         let removed = {
             let mut index = self.index_mut();
             let removed = index.restart(floor);
-            index.push_segment(header.sequence, Arc::clone(&writer.active.file));
+            index.push_segment(header.sequence, file, 0);
             removed
         };
-        self.remove(&removed)
+        self.remove(removed)
     }
 
     /// Drops the front of the log.
@@ -218,13 +230,20 @@ impl FileLogStore {
             state.purged = up_to;
         })?;
         let removed = self.index_mut().purge(up_to);
-        self.remove(&removed)
+        self.remove(removed)
     }
 
-    /// Removes segments that the state file no longer counts, oldest first.
-    fn remove(&self, sequences: &[u64]) -> Result<()> {
-        for sequence in sequences {
-            self.shared.wal.remove(*sequence).map_err(|error| self.shared.poison(error))?;
+    /// Removes segments that the state file no longer counts, oldest first, or keeps their files to be written again.
+    fn remove(&self, segments: Vec<Segment>) -> Result<()> {
+        for mut segment in segments {
+            // A reader that has the file would find another segment's bytes in it; none can get it any more.
+            let unused = Arc::get_mut(&mut segment.file).is_some();
+            let kept = if unused && self.keeper.wants_spare() && segment.is_short(self.segment_bytes_max) {
+                self.shared.wal.retire(segment.sequence, segment.file).map(|spare| self.keeper.add_spare(spare))
+            } else {
+                self.shared.wal.remove(segment.sequence)
+            };
+            kept.map_err(|error| self.shared.poison(error))?;
         }
         Ok(())
     }
@@ -243,76 +262,22 @@ impl FileLogStore {
 
     /// Entries from memory or disk; ends early once `max_bytes` are reached, but not before the first.
     fn read(&self, range: RangeInclusive<u64>, max_bytes: usize) -> Result<Vec<Entry>> {
-        let (on_disk, in_memory) = self.plan(range, max_bytes)?;
-        if on_disk.is_empty() {
-            return Ok(in_memory);
-        }
-        let mut entries = Vec::with_capacity(on_disk.len() + in_memory.len());
-        let mut rest = on_disk.as_slice();
-        while !rest.is_empty() {
-            let (run, behind) = rest.split_at(run_len(rest));
-            self.read_run(run, &mut entries)?;
-            rest = behind;
-        }
-        entries.extend(in_memory);
-        Ok(entries)
+        let plan = Plan::new(&self.index(), range, max_bytes)?;
+        plan.read(&self.shared.wal)
     }
 
-    /// Where the entries of the range are, at one moment: first some on disk, then some that memory has.
-    fn plan(&self, range: RangeInclusive<u64>, max_bytes: usize) -> Result<(Vec<Location>, Vec<Entry>)> {
-        let index = self.index();
-        let purged = index.purged().index;
-        if *range.start() <= purged {
-            return Err(Error::Compacted { first: purged + 1 });
-        }
-        let (mut next, end) = (*range.start(), (*range.end()).min(index.last_index()));
-        let mut budget = Budget { left: max_bytes, first: true };
-        let mut on_disk = Vec::new();
-        while next <= end && !index.is_cached(next) {
-            let location = index.locate(next).ok_or_else(|| Error::Corrupt {
-                place: "the index of the log has no place for an entry".into(),
-                indexes: Some(next..=next),
-            })?;
-            if !budget.takes(location.span.len as usize) {
-                return Ok((on_disk, Vec::new()));
-            }
-            on_disk.push(location);
-            next += 1;
-        }
-        let cached = index.cached(next).take((end + 1).saturating_sub(next) as usize);
-        Ok((on_disk, cached.take_while(|entry| budget.takes(entry.encoded_len())).cloned().collect()))
-    }
-
-    /// Reads neighbouring entries with one read.
-    fn read_run(&self, run: &[Location], entries: &mut Vec<Entry>) -> Result<()> {
-        let (Some(first), Some(last)) = (run.first(), run.last()) else {
-            return Ok(());
+    /// Reads every byte that counts, and compares: batches, entries, and what the seals say of them. Writes may go on
+    /// meanwhile; what they add is not looked at.
+    ///
+    /// # Errors
+    /// `Corrupt` for damage, naming the first place; `Unsupported`; `Io`. Law: damage that opening does not look for is
+    /// found here, and by whoever reads the entry.
+    pub fn verify(&self) -> Result<LogCheck> {
+        let (last, segments) = {
+            let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            (writer.active.position(), self.index().segments().map(SegmentFile::of).collect::<Vec<_>>())
         };
-        let start = first.span.offset;
-        let mut bytes = vec![0u8; (last.span.offset - start + last.span.len) as usize];
-        let place = |location: &Location| {
-            let path = self.shared.wal.segment_path(location.sequence);
-            format!("{} offset {}", path.display(), location.span.offset)
-        };
-        first
-            .file
-            .read_exact_at(&mut bytes, u64::from(start))
-            .map_err(|error| Error::io(format!("reading entry {} at {}", first.index, place(first)), error))?;
-        let bytes = Bytes::from(bytes);
-        for location in run {
-            let at = (location.span.offset - start) as usize;
-            let corrupt = |why: String| Error::Corrupt {
-                place: format!("{}: {why}; {}", place(location), crate::RECOVERY),
-                indexes: Some(location.index..=location.index),
-            };
-            let entry =
-                Entry::decode(bytes.slice(at..at + location.span.len as usize)).map_err(|e| corrupt(e.to_string()))?;
-            if entry.index != location.index || entry.term != location.term {
-                return Err(corrupt(format!("entry {} stands in the place of {}", entry.id(), location.index)));
-            }
-            entries.push(entry);
-        }
-        Ok(())
+        verify::verify(&self.shared.wal, self.shared.uuid(), &segments, last)
     }
 
     fn check_from(&self, from: u64) -> Result<u64> {
@@ -338,37 +303,6 @@ impl Drop for FileLogStore {
         // Without it the next open reads and rewrites a little more.
         let _ = self.close();
     }
-}
-
-/// The bytes that a read may still return. The first entry is taken whatever its size.
-struct Budget {
-    left: usize,
-    first: bool,
-}
-
-impl Budget {
-    fn takes(&mut self, len: usize) -> bool {
-        if len > self.left && !self.first {
-            return false;
-        }
-        self.left = self.left.saturating_sub(len);
-        self.first = false;
-        true
-    }
-}
-
-/// How many locations from the first on one read brings along.
-fn run_len(locations: &[Location]) -> usize {
-    let joined = |pair: &[Location]| {
-        let (first, last, next) = (&locations[0], &pair[0], &pair[1]);
-        let end = u64::from(last.span.offset) + u64::from(last.span.len);
-        let (offset, len) = (u64::from(next.span.offset), u64::from(next.span.len));
-        next.sequence == last.sequence
-            && offset >= end
-            && offset - end <= READ_GAP_MAX
-            && offset + len - u64::from(first.span.offset) <= READ_BYTES_MAX
-    };
-    1 + locations.windows(2).take_while(|pair| joined(pair)).count()
 }
 
 fn check_contiguous(first: u64, entries: &[Entry]) -> Result<()> {

@@ -1,7 +1,7 @@
 //! The few file operations that this crate needs, behind one trait.
 //!
-//! [`OsDisk`] is the operating system. A test suite substitutes a simulated disk that loses unsynced pages, tears
-//! writes or fails them. Nothing here knows what the files hold.
+//! [`OsDisk`] is the operating system. Tests substitute the simulated disk of `vfs::sim` (feature `simulated-disk`), which
+//! loses unsynced pages, tears writes or fails them. Nothing here knows what the files hold.
 
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -9,6 +9,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+
+#[cfg(any(test, feature = "simulated-disk"))]
+pub mod sim;
 
 /// One open file. Positioned reads and writes only, from any thread.
 pub trait VfsFile: Debug + Send + Sync {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use d_engine_core::{Error, Result};
 
-use crate::segment::{PAGE, SegmentHeader, file_name};
+use crate::segment::{PAGE, SegmentHeader, file_name, is_spare, spare_name};
 use crate::vfs::{Vfs, VfsFile};
 
 /// Bytes that are written and synced in one step while a segment is prepared.
@@ -19,11 +19,12 @@ pub(crate) struct WalDir {
     path: PathBuf,
 }
 
-/// A file of zeros, durable but for its name, which becomes the next segment.
+/// A file that becomes the next segment: zeros, or a purged segment with whatever it held. Durable but for its name.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) file: Arc<dyn VfsFile>,
     pub(crate) length: u64,
+    path: PathBuf,
 }
 
 impl WalDir {
@@ -43,42 +44,89 @@ impl WalDir {
     pub(crate) fn begin_prepared(&self) -> Result<Prepared> {
         let path = self.path.join(PREPARED);
         let file = self.disk.create(&path).map_err(|e| crate::io_error(format!("creating {}", path.display()), e))?;
-        Ok(Prepared { file, length: 0 })
+        Ok(Prepared { file, length: 0, path })
     }
 
     /// Appends zeros up to `length`, durably. They are written, not allocated: unwritten extents would cost the log a
-    /// journal commit at each first use.
+    /// journal commit at each first use. On an error the file is removed: on a full disk, what was prepared in vain is
+    /// space that something else can use.
     pub(crate) fn extend_prepared(&self, prepared: &mut Prepared, length: u64) -> Result<()> {
-        let doing = || format!("preparing the next segment in {}", self.path.display());
         let zeros = vec![0u8; (length.saturating_sub(prepared.length)).min(STEP) as usize];
         while prepared.length < length {
             let step = &zeros[..(length - prepared.length).min(STEP) as usize];
-            prepared.file.write_all_at(step, prepared.length).map_err(|e| crate::io_error(doing(), e))?;
-            prepared.file.sync_data().map_err(|e| crate::io_error(doing(), e))?;
+            let done = prepared.file.write_all_at(step, prepared.length).and_then(|()| prepared.file.sync_data());
+            done.map_err(|error| {
+                self.discard(prepared);
+                crate::io_error(format!("preparing the next segment in {}", self.path.display()), error)
+            })?;
             prepared.length += step.len() as u64;
         }
         Ok(())
     }
 
     /// Gives up what was being prepared, and its space. Best effort: opening cleans up as well.
-    pub(crate) fn discard_prepared(&self) {
-        let _ = self.disk.remove(&self.path.join(PREPARED));
+    pub(crate) fn discard(&self, prepared: &Prepared) {
+        let _ = self.disk.remove(&prepared.path);
     }
 
-    /// Makes a prepared file the segment of `header`; durable on return, content and name.
-    pub(crate) fn activate(&self, prepared: &Prepared, header: &SegmentHeader) -> Result<()> {
+    /// Gives up a new file. A spare one stays for the next who opens the log.
+    pub(crate) fn discard_if_new(&self, prepared: &Prepared) {
+        if prepared.path.file_name().is_some_and(|name| name == PREPARED) {
+            self.discard(prepared);
+        }
+    }
+
+    /// Makes a prepared file the segment of `header`, with `content` behind the first page; durable on return, bytes and
+    /// name. What the file held before does not validate under the new header, and the name comes only after the bytes:
+    /// a crash leaves the segment as it should be, or none.
+    pub(crate) fn activate(&self, prepared: &Prepared, header: &SegmentHeader, content: &[u8]) -> Result<()> {
         let path = self.segment_path(header.sequence);
         let doing = |what: &str| format!("{what} the new segment {}", path.display());
-        let page = header.encode();
-        debug_assert_eq!(page.len() as u64, PAGE);
-        prepared.file.write_all_at(&page, 0).map_err(|e| Error::io(doing("writing the header of"), e))?;
+        let mut bytes = header.encode();
+        debug_assert_eq!(bytes.len() as u64, PAGE);
+        bytes.extend_from_slice(content);
+        prepared.file.write_all_at(&bytes, 0).map_err(|e| Error::io(doing("writing the header of"), e))?;
         prepared.file.sync_data().map_err(|e| Error::io(doing("syncing"), e))?;
-        self.disk.rename(&self.path.join(PREPARED), &path).map_err(|e| Error::io(doing("naming"), e))?;
+        self.disk.rename(&prepared.path, &path).map_err(|e| Error::io(doing("naming"), e))?;
         self.disk.sync_dir(&self.path).map_err(|e| Error::io(doing("syncing the directory of"), e))
+    }
+
+    /// Keeps the file of a segment that the state file no longer counts, to be written again. Nobody else may hold the
+    /// file. The new name need not be durable: under the old one it is not counted either.
+    pub(crate) fn retire(&self, sequence: u64, file: Arc<dyn VfsFile>) -> Result<Prepared> {
+        let (from, path) = (self.segment_path(sequence), self.path.join(spare_name(sequence)));
+        let length = whole_pages(file.as_ref())
+            .map_err(|e| Error::io(format!("reading the length of {}", from.display()), e))?;
+        self.disk
+            .rename(&from, &path)
+            .map_err(|e| Error::io(format!("keeping {} as {}", from.display(), path.display()), e))?;
+        Ok(Prepared { file, length, path })
     }
 
     pub(crate) fn remove(&self, sequence: u64) -> Result<()> {
         let path = self.segment_path(sequence);
         self.disk.remove(&path).map_err(|e| Error::io(format!("removing {}", path.display()), e))
     }
+
+    /// What an earlier owner left: spare files, at most `max` of them, while all else that is no segment is removed.
+    pub(crate) fn leftovers(&self, names: &[String], max: usize) -> Result<Vec<Prepared>> {
+        let mut spares = Vec::new();
+        for name in names.iter().filter(|name| is_spare(name) || *name == PREPARED) {
+            let path = self.path.join(name);
+            if is_spare(name) && spares.len() < max {
+                let opening = |e| Error::io(format!("opening {}", path.display()), e);
+                let file = self.disk.open(&path).map_err(opening)?;
+                let length = whole_pages(file.as_ref()).map_err(opening)?;
+                spares.push(Prepared { file, length, path });
+            } else {
+                self.disk.remove(&path).map_err(|e| Error::io(format!("removing {}", path.display()), e))?;
+            }
+        }
+        Ok(spares)
+    }
+}
+
+/// Length of a file in bytes, without the part of a page at its end.
+fn whole_pages(file: &dyn VfsFile) -> std::io::Result<u64> {
+    Ok(file.len()? / PAGE * PAGE)
 }

@@ -123,32 +123,65 @@ fn damage_in_a_closed_log_is_never_taken_for_a_torn_tail() {
     assert!(matches!(refuses(dir.path()), Error::Corrupt { .. }));
 }
 
-#[test]
-fn damage_in_a_completed_segment_names_it_and_the_indexes() {
+/// A log of several segments, all but the last of which are sealed.
+fn sealed() -> (tempfile::TempDir, Vec<std::path::PathBuf>) {
     let dir = scratch();
-    let log = open(dir.path());
-    for i in 1..=100 {
-        now(log.persist_entries(vec![long_entry(i, 1, 1000)])).unwrap();
-    }
-    let killed = copy_of_open(dir.path());
-    let all = segments(killed.path());
-    assert!(all.len() >= 3);
-    let pristine = fs::read(&all[1]).unwrap();
-    patch(&all[1], |bytes| bytes[FIRST_BATCH + 500] ^= 1);
-    match refuses(killed.path()) {
-        Error::Corrupt { place, indexes } => {
-            assert!(place.contains("0000000000000002.wal offset 4096"), "{place}");
-            assert!(indexes.unwrap().count() > 5);
+    {
+        let log = open(dir.path());
+        for i in 1..=100 {
+            now(log.persist_entries(vec![long_entry(i, 1, 1000)])).unwrap();
         }
-        other => panic!("{other}"),
     }
-    fs::write(&all[1], &pristine).unwrap();
+    let all = segments(dir.path());
+    assert!(all.len() >= 3);
+    (dir, all)
+}
+
+#[test]
+fn damage_in_a_sealed_segment_is_found_by_the_read_that_meets_it_and_by_verifying() {
+    let (dir, all) = sealed();
+    let good = open(dir.path()).verify().unwrap();
+    assert_eq!((good.segments, good.batches, good.entries), (all.len() as u64, 100, 100));
+    let first = 11;
+    patch(&all[1], |bytes| bytes[2 * FIRST_BATCH + 500] ^= 1);
+    let log = open(dir.path());
+    assert_eq!(log.last_index(), 100);
+    for read in [now(log.get_entries(1..=100)).map(|_| ()), now(log.entry(first)).map(|_| ()), log.verify().map(|_| ())]
+    {
+        match read {
+            Err(Error::Corrupt { place, indexes }) => {
+                assert!(place.contains("0000000000000002.wal offset 8"), "{place}");
+                assert!(place.contains("never put an older copy back"), "{place}");
+                assert!(indexes.unwrap().contains(&first));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(now(log.get_entries(first + 1..=100)).unwrap().len() as u64, 100 - first);
+    // A header that nothing reads any more is damage all the same.
+    patch(&all[1], |bytes| bytes[2 * FIRST_BATCH + 500] ^= 1);
+    patch(&all[1], |bytes| bytes[2 * FIRST_BATCH + 70] ^= 1);
+    assert_eq!(now(log.get_entries(1..=100)).unwrap().len(), 100);
+    assert!(matches!(log.verify(), Err(Error::Corrupt { .. })));
+}
+
+#[test]
+fn a_damaged_seal_or_a_missing_segment_refuses_to_open() {
+    let (dir, all) = sealed();
+    let pristine = fs::read(&all[1]).unwrap();
+    patch(&all[1], |bytes| bytes[FIRST_BATCH + 100] ^= 1);
+    let refused = refuses(dir.path()).to_string();
+    assert!(refused.contains("0000000000000002.wal offset 4096"), "{refused}");
     fs::remove_file(&all[1]).unwrap();
-    assert!(refuses(killed.path()).to_string().contains("missing"));
-    fs::write(&all[1], &all[0].to_string_lossy().as_bytes()[..0]).unwrap();
-    assert!(matches!(refuses(killed.path()), Error::Corrupt { .. }));
+    assert!(refuses(dir.path()).to_string().contains("missing"));
+    fs::write(&all[1], b"").unwrap();
+    assert!(matches!(refuses(dir.path()), Error::Corrupt { .. }));
     fs::write(&all[1], fs::read(&all[0]).unwrap()).unwrap();
-    assert!(matches!(refuses(killed.path()), Error::Corrupt { .. }), "a misplaced segment does not validate");
+    assert!(matches!(refuses(dir.path()), Error::Corrupt { .. }), "a misplaced segment does not validate");
+    fs::write(&all[1], &pristine[..pristine.len() - 1]).unwrap();
+    assert!(matches!(refuses(dir.path()), Error::Corrupt { .. }), "a segment that was cut");
+    fs::write(&all[1], pristine).unwrap();
+    assert_eq!(content(&open(dir.path())).1.len(), 100);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{
@@ -13,7 +14,8 @@ use d_engine_core::{
     ClusterSettings, Entry, EntryKind, Error, HardState, LogId, LogStore, Member, MemberKind, Membership, MetaStore,
     StorageEngine,
 };
-use d_engine_file::{FileStorageEngine, FileStorageOptions};
+use d_engine_file::vfs::sim::SimDisk;
+use d_engine_file::{Compression, FileStorageEngine, FileStorageOptions};
 
 #[test]
 fn a_batch_that_does_not_continue_the_log_changes_nothing() {
@@ -251,6 +253,65 @@ fn random_calls_and_reopens_agree_with_a_vector() {
             assert_eq!(content(&log), model.content(), "seed {seed}, step {step}: {call:?}");
         }
     }
+}
+
+#[test]
+fn opening_reads_the_seals_and_the_last_segment_only() {
+    let disk = SimDisk::new();
+    let open = || FileStorageEngine::open_on(Arc::new(disk.clone()), "data", &small()).unwrap().log_store();
+    let membership = |index, term| {
+        let member = Member::new(index, 0, "a:1", MemberKind::Voter);
+        let membership = Membership::new(index.into(), vec![member], ClusterSettings::default());
+        Entry::new(index, term, EntryKind::Membership, membership.encode())
+    };
+    let log = open();
+    for index in 1..=900 {
+        let term = 1 + index / 200;
+        let entry = if index % 100 == 0 { membership(index, term) } else { long_entry(index, term, 1000) };
+        now(log.persist_entries(vec![entry])).unwrap();
+    }
+    now(log.truncate(880)).unwrap();
+    now(log.purge(LogId::new(1, 150))).unwrap();
+    let (shown, summary) = (content(&log), now(log.summary()).unwrap());
+    drop(log);
+    let before = disk.bytes_read();
+    let log = open();
+    let read = disk.bytes_read() - before;
+    assert_eq!(now(log.summary()).unwrap(), summary);
+    assert_eq!(summary.memberships.len(), 7);
+    assert!(read < 300 << 10 && disk.used() > 800 << 10, "{read} bytes of {}", disk.used());
+    assert_eq!(content(&log), shown);
+    log.verify().unwrap();
+}
+
+#[test]
+fn compressed_batches_are_read_by_whoever_does_not_compress() {
+    let dir = scratch();
+    let mut compressing = small();
+    compressing.compression = Compression::Lz4;
+    let text = |index: u64| {
+        Entry::new(index, 1, EntryKind::Command, format!("the words of entry {index} again and again, ").repeat(100))
+    };
+    let all: Vec<Entry> = (1..=200).map(text).collect();
+    for (at, batch) in all.chunks(5).enumerate() {
+        // Both kinds in one log, and in one segment.
+        let options = if at % 4 == 3 { small() } else { compressing.clone() };
+        let log = FileStorageEngine::open_with(dir.path(), &options).unwrap().log_store();
+        now(log.persist_entries(batch.to_vec())).unwrap();
+        now(log.replace_from(batch[3].index, batch[3..].to_vec())).unwrap();
+    }
+    let log = open(dir.path());
+    assert_eq!(content(&log).1, all);
+    for range in [3..=4, 15..=23, 199..=200] {
+        let expected = &all[*range.start() as usize - 1..*range.end() as usize];
+        assert_eq!(now(log.get_entries(range)).unwrap(), expected);
+    }
+    let limited = now(log.read_limited(1..=200, 50_000)).unwrap();
+    assert!(limited.iter().map(Entry::encoded_len).sum::<usize>() <= 50_000 && limited.len() > 8);
+    log.verify().unwrap();
+    let stored: u64 = segments(dir.path()).iter().map(|path| path.metadata().unwrap().len()).sum();
+    let raw: usize = all.iter().map(Entry::encoded_len).sum();
+    assert!((stored as usize) < raw, "{stored} bytes for {raw}");
 }
 
 #[test]

@@ -4,8 +4,6 @@
 #![allow(unreachable_pub, reason = "shared by the test files")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-pub mod sim;
-
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -47,6 +45,15 @@ pub fn small() -> FileStorageOptions {
     let mut options = FileStorageOptions::default();
     options.segment_bytes_min = 16 << 10;
     options.segment_bytes_max = 64 << 10;
+    options.tail_cache_bytes = 1 << 10;
+    options
+}
+
+/// The shortest segments there are, so that a short history fills many and uses their files again.
+pub fn tiny() -> FileStorageOptions {
+    let mut options = FileStorageOptions::default();
+    options.segment_bytes_min = 8 << 10;
+    options.segment_bytes_max = 16 << 10;
     options.tail_cache_bytes = 1 << 10;
     options
 }
