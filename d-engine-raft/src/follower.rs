@@ -1,6 +1,6 @@
 //! The receiver of AppendEntries (§3.5, Figure 2).
 
-use d_engine_core::LogId;
+use d_engine_core::{Entry, EntryKind, LogId, Membership};
 
 use crate::raft::{Part, Raft};
 use crate::status::Bad;
@@ -16,7 +16,8 @@ impl Raft {
         if self.leader.is_some_and(|leader| leader != from) {
             return self.bad_message(Bad::RivalLeader);
         }
-        if !append.is_well_formed() || append.entries.last().is_some_and(|entry| entry.term > term) {
+        let is_of_the_future = append.entries.last().is_some_and(|entry| entry.term > term);
+        if !append.is_well_formed() || is_of_the_future || !append.entries.iter().all(is_readable) {
             return self.bad_message(Bad::Malformed);
         }
         self.hear_leader(from);
@@ -35,7 +36,6 @@ impl Raft {
                 self.follow_commit(commit.min(if beyond { self.log.last().index } else { matched }));
             }
             Err(Refusal::Mismatch { prev, hint }) => self.send(from, reply(AppendOutcome::Rejected { prev, hint })),
-            Err(Refusal::Bad) => self.bad_message(Bad::Malformed),
             Err(Refusal::Fork(why)) => self.fail(why),
         }
     }
@@ -90,7 +90,7 @@ impl Raft {
             self.replace_from(first.index, append.prev)?;
         }
         for entry in entries {
-            self.append_entry(entry).map_err(|_| Refusal::Bad)?;
+            self.append_entry(entry).expect("memberships are readable, or the whole message is dropped");
         }
         if self.config.breaks(Mutant::AcknowledgeOwnLastIndex) {
             return Ok(self.log.last().index);
@@ -150,9 +150,13 @@ impl Raft {
     }
 }
 
+/// A message is taken whole or not at all, so this is asked before anything is truncated or appended.
+fn is_readable(entry: &Entry) -> bool {
+    entry.kind != EntryKind::Membership || Membership::decode(&entry.data).is_ok()
+}
+
 /// Why entries were not taken.
 enum Refusal {
     Mismatch { prev: u64, hint: LogId },
-    Bad,
     Fork(String),
 }

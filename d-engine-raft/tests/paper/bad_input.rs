@@ -92,6 +92,7 @@ fn entries_of_two_terms_of_the_future_or_below_the_entry_before_are_dropped() {
 fn a_membership_that_cannot_be_read_is_dropped() {
     let unreadable = |index| Entry::new(index, 2, EntryKind::Membership, b"no membership");
     malformed(vec![unreadable(3)]);
+    malformed(vec![entries(3, &[2])[0].clone(), unreadable(4)]);
 }
 
 /// Election Safety is the sender's promise; a second leader of one term is not believed.
