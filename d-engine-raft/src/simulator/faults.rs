@@ -297,6 +297,10 @@ impl Profile {
         hits(rng, self.read_error)
     }
 
+    pub(super) fn fail_all_reads(&mut self, fails: bool) {
+        self.read_error = if fails { 1024 } else { 0 };
+    }
+
     pub(super) fn loses_snapshot(&self, rng: &mut Rng) -> bool {
         hits(rng, self.snapshot_lost)
     }

@@ -5,12 +5,12 @@ use std::time::Duration;
 use d_engine_core::{Entry, LogId};
 
 use super::clients::Outcome;
-use super::node::{Node, glance};
+use super::node::{MILLION, Node, glance};
 use super::run::Options;
 use super::trace::What;
 use super::world::{Filter, Happening, World};
 use super::{Breach, Summary, Violation};
-use crate::{Change, Message, NodeId, Role, Status};
+use crate::{Change, Input, Message, NodeId, Role, Status};
 
 /// What a step by hand gives; a law that does not hold ends the scenario.
 type Result<T> = std::result::Result<T, Box<Violation>>;
@@ -308,6 +308,35 @@ impl World {
     /// A law that does not hold.
     pub fn release_disk(&mut self, node: NodeId) -> Result<()> {
         self.unstall(node).map_err(|breach| self.violation(breach))
+    }
+
+    /// A sync of the node's disk fails; the node is told, and what it covered is not durable. Later syncs would succeed.
+    ///
+    /// # Errors
+    /// A law that does not hold.
+    pub fn fail_sync(&mut self, node: NodeId) -> Result<()> {
+        self.node_mut(node).disk.fail();
+        let why = "the simulated disk failed to sync".to_owned();
+        self.give(node, Input::StorageFailed { why }).map_err(|breach| self.violation(breach))
+    }
+
+    /// Every read of entries that have left the memory fails from now on, or none does any more.
+    pub fn fail_log_reads(&mut self, fails: bool) {
+        self.profile.fail_all_reads(fails);
+    }
+
+    /// The node's clock runs at this many thousandths of true time, until it restarts.
+    pub fn set_clock_rate(&mut self, node: NodeId, permille: u64) {
+        let now = self.now;
+        let clock = &mut self.node_mut(node).clock;
+        clock.origin = clock.local(now).as_micros() as u64;
+        (clock.began, clock.rate) = (now, permille * MILLION / 1000);
+        self.set_timer(node);
+    }
+
+    /// What every node assumes of the clocks of the others, in parts per million, from its next start on.
+    pub fn assume_clock_drift(&mut self, ppm: u32) {
+        self.nodes.iter_mut().for_each(|node| node.config.clock_drift_ppm = ppm);
     }
 
     /// The node's disk has no space for entries, until [`World::free_disk_space`].

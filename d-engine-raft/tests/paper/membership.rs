@@ -271,6 +271,15 @@ fn a_change_whose_leader_is_deposed_is_answered_as_not_known() {
     assert_eq!(out.answers(), [&Answer::Lost { id: 5 }]);
 }
 
+/// Another directory under the same id is another member: nothing that its predecessor acknowledged counts for it.
+#[test]
+fn a_member_replaced_under_the_same_id_inherits_no_acknowledgements() {
+    let mut node = leader_of(&membership(&[(1, Voter), (2, Voter), (3, Voter), (4, Learner)]));
+    assert_eq!(node.matched(4), 2);
+    node.change(1, Change::Replace { old: 4, node: 4, incarnation: 999, address: "n4".into() });
+    assert_eq!(node.matched(4), 0);
+}
+
 /// What cannot be is refused in words.
 #[test]
 fn changes_that_cannot_be_are_refused_in_words() {
