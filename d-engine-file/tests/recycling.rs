@@ -137,9 +137,10 @@ fn what_a_file_held_as_another_segment_never_comes_back() {
         for term in 1..=6 {
             for _ in 0..rng.u64(5..40) {
                 index += 1;
+                // Each on a page of its own: a later history continues exactly where an earlier one did.
                 now(log.persist_entries(vec![long_entry(index, term, 700)])).unwrap();
+                now(log.flush()).unwrap();
             }
-            now(log.flush()).unwrap();
             now(log.purge(LogId::new(term, index))).unwrap();
         }
         now(log.persist_entries(vec![long_entry(index + 1, 9, 700)])).unwrap();
