@@ -102,6 +102,10 @@ impl Config {
             let why = format!("must be at least 3 heartbeats: {} ms < 3 × {} ms", min.as_millis(), beat.as_millis());
             errors.push(ConfigError::new("raft.election_timeout_min_ms", why));
         }
+        if self.clock_drift_ppm > 400_000 {
+            let why = format!("must be at most 400000: {} leaves no time for a lease", self.clock_drift_ppm);
+            errors.push(ConfigError::new("raft.clock_drift_ppm", why));
+        }
         if max <= min {
             let why =
                 format!("must be more than election_timeout_min_ms: {} ms ≤ {} ms", max.as_millis(), min.as_millis());

@@ -147,14 +147,18 @@ impl Driver {
             Event::LogRead { ticket, entries } => return self.on_log_read(ticket, entries),
             Event::Input(input) => input,
         };
-        match &input {
-            Input::Applied { index } => self.applied(*index),
-            Input::SnapshotInstalled { last_included, ok: true } => {
-                self.apply_sent = self.apply_sent.max(last_included.index);
-            }
-            _ => {}
+        let is_persisted = matches!(input, Input::Persisted { .. });
+        let is_installed = matches!(input, Input::SnapshotInstalled { .. });
+        if let Input::Applied { index } = &input {
+            self.applied(*index);
         }
         self.raft.handle(now, input);
+        if is_persisted {
+            self.tail.persisted(self.raft.writes.persisted_index());
+        }
+        if is_installed {
+            self.apply_sent = self.apply_sent.max(self.raft.applied);
+        }
     }
 
     /// The next command, until `None`. Handle all events that wait before polling: they then share writes and messages.
@@ -226,15 +230,20 @@ impl Driver {
         }
     }
 
-    fn send(&mut self, to: NodeId, message: Message) {
+    fn send(&mut self, to: NodeId, mut message: Message) {
         if let Body::Append(append) = &message.body {
             self.drop_stale(to, message.term, append.session);
         }
-        match self.outboxes.get_mut(&to) {
-            // An AppendEntries that overtook an earlier one would be refused.
-            Some(outbox) if matches!(message.body, Body::Append(_)) => outbox.push_back(Outgoing::Ready(message)),
-            _ => self.commands.push_back(Command::Send { to, message }),
+        if let (Some(outbox), Body::Append(append)) = (self.outboxes.get_mut(&to), &mut message.body) {
+            if !append.entries.is_empty() {
+                // An AppendEntries that overtook an earlier one would be refused.
+                return outbox.push_back(Outgoing::Ready(message));
+            }
+            // A heartbeat overtakes: it refers to what the receiver has acknowledged. A slow read silences no leader.
+            let Some(prev) = self.raft.log.id_at(append.matched) else { return };
+            append.prev = prev;
         }
+        self.commands.push_back(Command::Send { to, message });
     }
 
     fn send_entries(&mut self, to: NodeId, message: Unfilled) {

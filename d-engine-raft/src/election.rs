@@ -48,10 +48,19 @@ impl Raft {
             || self.heard_at.is_some_and(|heard| self.now < heard + self.config.election_timeout_min)
     }
 
+    /// Whether a vote could be saved now: nothing waits for space, and no earlier vote or term for the disk. Campaigns that
+    /// overtake their own votes would never end.
+    fn may_save_a_vote(&self) -> bool {
+        self.full.is_none() && self.writes.is_hard_state_durable()
+    }
+
     pub(crate) fn on_election_timeout(&mut self) {
         self.reset_election_timer();
-        if self.full.is_some() {
-            // Its vote for itself would wait for space; whoever has some is better.
+        if !self.may_save_a_vote() {
+            // Its vote for itself would wait; whoever has a working disk is better.
+            if matches!(self.part, Part::Follower) {
+                self.follow(None);
+            }
             return;
         }
         if self.is_only_voter() {
@@ -96,6 +105,7 @@ impl Raft {
     pub(crate) fn on_pre_vote(&mut self, from: NodeId, next_term: u64, round: u64, last: LogId) {
         let vote_is_free = self.voted_for.is_none() && self.leader.is_none() || self.voted_for == Some(from);
         let granted = !self.is_protecting_leader()
+            && self.full.is_none()
             && (last >= self.log.last() || self.config.breaks(Mutant::VoteWithoutLogCheck))
             && (next_term > self.term || next_term == self.term && vote_is_free);
         self.send(from, Body::PreVoteReply { round, granted });
@@ -148,7 +158,7 @@ impl Raft {
         let won = has_quorum(membership, |node| ballot.granted.contains(&node));
         let lost = !has_quorum(membership, |node| !ballot.refused.contains(&node));
         match &self.part {
-            Part::PreCandidate(_) if won => self.campaign(false),
+            Part::PreCandidate(_) if won && self.may_campaign() => self.campaign(false),
             Part::Candidate(_) if won => self.lead(),
             _ if lost => self.follow(None),
             _ => {}

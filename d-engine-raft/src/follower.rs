@@ -80,6 +80,15 @@ impl Raft {
             let hint = self.log.newest_at_most(prev.index, prev.term);
             return Err(Refusal::Mismatch { prev: prev.index, hint });
         }
+        let at_boundary = append.entries.iter().find(|entry| entry.index == purged.index);
+        if let Some(entry) = at_boundary.filter(|entry| entry.term != purged.term) {
+            return Err(Refusal::Fork(format!(
+                "the leader of term {} holds {} where this node's log was purged up to {purged}: two histories exist. Stop \
+                 the cluster and compare the logs",
+                self.term,
+                entry.id()
+            )));
+        }
         let mut entries = append.entries;
         let present = entries
             .iter()
@@ -136,6 +145,9 @@ impl Raft {
         }
         // While a disk hangs, heartbeats must not pile up acknowledgements: the same one is held already.
         if self.promised != Some((session, matched)) {
+            if self.promised.is_some_and(|(promised, _)| promised != session) {
+                self.writes.forget_acknowledgements(session);
+            }
             self.promised = Some((session, matched));
             self.promise(to, accepted);
         }

@@ -116,9 +116,12 @@ impl Raft {
     pub(crate) fn on_formation_probe(&mut self, from: NodeId, incarnation: u128) {
         if let Part::Unformed(formation) = &self.part {
             // The founder will name this incarnation for good, so it must survive a crash first; until then it asks again.
-            if !formation.storing && self.writes.is_settled() {
+            if !formation.storing && self.writes.is_settled() && self.identity.cluster == 0 {
                 self.send(from, Body::FormationEmpty);
             }
+            return;
+        }
+        if !self.identity.formed {
             return;
         }
         let listed =

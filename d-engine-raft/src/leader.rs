@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use d_engine_core::{Entry, EntryKind, LogId, Member};
+use d_engine_core::{Entry, EntryKind, LogId};
 
 use crate::config::MAX_UNAPPLIED_ENTRIES;
 use crate::lease::Lease;
@@ -21,8 +21,6 @@ use crate::{Answer, AppendOutcome, AppendReply, Change, Mutant, NodeId, Rejectio
 #[derive(Debug)]
 pub(crate) struct Leader {
     pub(crate) peers: BTreeMap<NodeId, Progress>,
-    /// Number of the newest replication stream to anybody: a member that left and came back has a new one.
-    pub(crate) sessions: u64,
     pub(crate) heartbeat_at: Duration,
     /// Index of the no-op that opened this term.
     pub(crate) noop: u64,
@@ -32,8 +30,8 @@ pub(crate) struct Leader {
     pub(crate) change: Option<PendingChange>,
     pub(crate) transfer: Option<Transfer>,
     pub(crate) lease: Lease,
-    /// This leader cannot write and has tried to hand over.
-    pub(crate) has_stepped_aside: bool,
+    /// Voters that were asked to take over because this leader cannot write.
+    pub(crate) heirs: Vec<NodeId>,
 }
 
 impl Raft {
@@ -41,14 +39,15 @@ impl Raft {
     pub(crate) fn lead(&mut self) {
         assert!(matches!(self.part, Part::Candidate(_)), "only a candidate wins an election");
         assert!(self.voted_for == Some(self.config.node), "a leader has its own vote");
+        self.sessions += 1;
         let last = self.log.last().index;
         let members = self.membership().map_or(&[][..], |membership| &membership.members);
+        let session = self.sessions;
         let others = members.iter().filter(|member| member.node != self.config.node);
-        let peers = others.map(|m| (m.node, Progress::new(m.incarnation, last, 1, self.now))).collect();
+        let peers = others.map(|m| (m.node, Progress::new(m.incarnation, last, session, self.now))).collect();
         self.leader = Some(self.config.node);
         self.part = Part::Leader(Box::new(Leader {
             peers,
-            sessions: 1,
             heartbeat_at: self.now + self.config.heartbeat_interval,
             noop: last + 1,
             round: 0,
@@ -56,7 +55,7 @@ impl Raft {
             change: None,
             transfer: None,
             lease: Lease::default(),
-            has_stepped_aside: false,
+            heirs: Vec::new(),
         }));
         self.append_own(EntryKind::Noop, Bytes::new());
     }
@@ -69,18 +68,13 @@ impl Raft {
     /// Raises the cluster's feature level once every member, learners too, understands a higher one; never lowers it.
     fn maybe_raise_feature_level(&mut self) {
         let Some(membership) = self.membership() else { return };
-        let own = (self.identity.incarnation, self.config.feature_level);
-        let offered = |member: &Member| {
-            let offer =
-                if member.node == self.config.node { Some(&own) } else { self.offered_levels.get(&member.node) };
-            offer.filter(|offer| offer.0 == member.incarnation).map_or(0, |offer| offer.1)
-        };
-        let level = membership.members.iter().map(offered).min().unwrap_or(0);
+        let level = membership.members.iter().map(|member| self.offered_level(member).unwrap_or(0)).min().unwrap_or(0);
         if level <= membership.settings.feature_level {
             return;
         }
         if let Ok(step) = self.plan_change(None, &Change::RaiseFeatureLevel { level })
             && self.full.is_none()
+            && !self.is_handing_over()
         {
             self.append_own(EntryKind::Membership, step.encode());
         }
@@ -100,7 +94,7 @@ impl Raft {
         if let Some(why) = self.full.clone() {
             return self.reject(id, Rejection::StorageFull { why });
         }
-        if matches!(&self.part, Part::Leader(leader) if leader.transfer.is_some()) {
+        if self.is_handing_over() {
             return self.reject(id, Rejection::Busy);
         }
         let limit = self.config.max_command_bytes;
@@ -165,8 +159,8 @@ impl Raft {
                 AppendOutcome::Accepted { matched } if matched > last => return self.bad_message(Bad::Impossible),
                 AppendOutcome::Accepted { matched } => progress.accepted(matched),
                 AppendOutcome::Rejected { prev, hint } => {
-                    leader.sessions += 1;
-                    rewind(&self.log, progress, leader.sessions, prev, hint);
+                    self.sessions += 1;
+                    rewind(&self.log, progress, self.sessions, prev, hint);
                     if self.config.breaks(Mutant::RejectionMovesMatch) && hint.index < progress.next {
                         progress.matched = progress.matched.max(hint.index.min(progress.next - 1));
                     }
@@ -203,8 +197,8 @@ impl Raft {
         if let Some(fitting) = fitting {
             progress.cold_entries = fitting.max(1);
         }
-        leader.sessions += 1;
-        progress.probe(progress.matched + 1, leader.sessions);
+        self.sessions += 1;
+        progress.probe(progress.matched + 1, self.sessions);
         // Entries that cannot be read now are asked for again with the next heartbeat, not at once and for ever.
         progress.must_send = fitting.is_some();
     }
@@ -212,8 +206,8 @@ impl Raft {
     pub(crate) fn on_unreachable(&mut self, to: NodeId) {
         let Part::Leader(leader) = &mut self.part else { return };
         if let Some(progress) = leader.peers.get_mut(&to).filter(|progress| progress.flow != Flow::Probe) {
-            leader.sessions += 1;
-            progress.probe(progress.matched + 1, leader.sessions);
+            self.sessions += 1;
+            progress.probe(progress.matched + 1, self.sessions);
         }
     }
 
@@ -221,7 +215,7 @@ impl Raft {
     pub(crate) fn on_membership_changed(&mut self) {
         let (last, own) = (self.log.last().index, self.config.node);
         let (Part::Leader(leader), Some(membership)) = (&mut self.part, self.log.membership()) else { return };
-        let Leader { peers, sessions, .. } = &mut **leader;
+        let (peers, sessions) = (&mut leader.peers, &mut self.sessions);
         let inherits = self.config.breaks(Mutant::ProgressSurvivesReplacement);
         // Another directory under the same id is another follower: nothing is known of it.
         let stays = |node: &NodeId, progress: &mut Progress| {

@@ -30,7 +30,7 @@ impl Lease {
     pub(crate) fn confirmed(&mut self, round: u64, now: Duration, config: &Config) {
         while let Some((_, at)) = self.sent.pop_front_if(|(sent, _)| *sent <= round) {
             let at = if config.breaks(Mutant::LeaseFromConfirmation) { now } else { at };
-            let drift = 2 * config.clock_drift_ppm.min(400_000);
+            let drift = 2 * config.clock_drift_ppm;
             self.until = self.until.max(at + config.election_timeout_min * (1_000_000 - drift) / 1_000_000);
         }
     }

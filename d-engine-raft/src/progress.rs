@@ -37,6 +37,8 @@ pub(crate) struct Progress {
     pub(crate) acked_round: u64,
     /// Something must be sent even without entries: a heartbeat or a new round.
     pub(crate) must_send: bool,
+    /// While a snapshot is on its way: the log behind this index is kept for its receiver.
+    pub(crate) pinned: u64,
     /// Entries in one message whose sizes are not known.
     pub(crate) cold_entries: u64,
 }
@@ -56,6 +58,7 @@ impl Progress {
             has_answered: false,
             acked_round: 0,
             must_send: true,
+            pinned: 0,
             cold_entries: COLD_ENTRIES,
         }
     }
@@ -73,6 +76,10 @@ impl Progress {
 
     /// The follower holds everything up to `matched`, durably.
     pub(crate) fn accepted(&mut self, matched: u64) {
+        if matched > self.matched {
+            // One large entry does not make all later messages small.
+            self.cold_entries = (self.cold_entries * 2).min(COLD_ENTRIES);
+        }
         self.matched = self.matched.max(matched);
         while let Some((_, bytes)) = self.inflight.pop_front_if(|(last, _)| *last <= matched) {
             self.inflight_bytes -= bytes;

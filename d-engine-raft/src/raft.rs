@@ -58,6 +58,8 @@ pub struct Raft {
     pub(crate) now: Duration,
     pub(crate) actions: VecDeque<Action>,
     pub(crate) bad_messages: BadMessages,
+    /// Number of the newest replication stream to anybody. No two leaderships of one life share a number.
+    pub(crate) sessions: u64,
     /// Why writes wait for space, while they do.
     pub(crate) full: Option<String>,
     /// Random id for a cluster that this node may found.
@@ -112,6 +114,7 @@ impl Raft {
             now,
             actions: VecDeque::new(),
             bad_messages: BadMessages::default(),
+            sessions: 0,
             full: None,
             new_cluster: boot.cluster,
             config,
@@ -204,7 +207,7 @@ impl Raft {
             Part::Unformed(formation) => Some(formation.probe_at),
             Part::Leader(leader) => Some(leader.heartbeat_at),
             Part::Follower | Part::PreCandidate(_) | Part::Candidate(_) => {
-                let election = self.may_campaign().then_some(self.election_at);
+                let election = (self.may_campaign() || self.leader.is_some()).then_some(self.election_at);
                 [election, self.forwarded.resend_at()].into_iter().flatten().min()
             }
         }
@@ -217,8 +220,14 @@ impl Raft {
             Part::Leader(_) => self.on_leader_timeout(),
             Part::Follower | Part::PreCandidate(_) | Part::Candidate(_) => {
                 self.resend_forwarded_reads();
-                if self.may_campaign() && self.now >= self.election_at {
+                if self.now < self.election_at {
+                    return;
+                }
+                if self.may_campaign() {
                     self.on_election_timeout();
+                } else if self.leader.is_some() {
+                    // It is silent; whoever leads next will be heard.
+                    self.follow(None);
                 }
             }
         }
@@ -334,7 +343,7 @@ impl Raft {
     /// Stops taking part until restarted: the storage cannot be trusted.
     pub(crate) fn fail(&mut self, why: String) {
         self.reject_waiting_reads(None);
-        self.abandon_leadership_work();
+        self.abandon_leadership_work(Some("its storage failed"));
         self.leader = None;
         self.full = None;
         self.part = Part::Failed(why);
@@ -358,7 +367,7 @@ impl Raft {
             self.promised = None;
         }
         if matches!(self.part, Part::Leader(_)) {
-            self.abandon_leadership_work();
+            self.abandon_leadership_work(None);
             self.reset_election_timer();
         }
         self.leader = leader;

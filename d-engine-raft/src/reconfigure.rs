@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use d_engine_core::{EntryKind, Membership};
+use d_engine_core::{EntryKind, Member, Membership};
 
 use crate::change::{ChangeError, first_step, leave_joint};
 use crate::progress::Flow;
 use crate::raft::{Part, Raft};
 use crate::{Answer, Body, Change, Mutant, NodeId, Rejection};
 
-/// Entries that a learner may lack when it is promoted: less than a window, so that commit hardly waits for it.
+/// Entries that a learner may lack when it is promoted, unless all of them are on their way to it: so few that commit
+/// hardly waits for it.
 const CATCH_UP_ENTRIES: u64 = 1 << 12;
 
 /// A membership change whose end has not committed.
@@ -45,6 +46,9 @@ impl Raft {
         if let Some(why) = self.full.clone() {
             return self.reject(id, Rejection::StorageFull { why });
         }
+        if self.is_handing_over() {
+            return self.reject(id, Rejection::Busy);
+        }
         match self.plan_change(base, change) {
             Ok(step) => {
                 let mut index = self.append_own(EntryKind::Membership, step.encode()).index;
@@ -77,20 +81,30 @@ impl Raft {
         for voter in target.voters().filter(|node| !current.is_voter(*node)) {
             self.check_caught_up(voter)?;
         }
-        self.check_understands(&target)?;
+        let is_raised = target.settings.feature_level > current.settings.feature_level;
+        self.check_understands(&target, is_raised)?;
         Ok(first_step(current, &target))
     }
 
-    /// No member is asked for more than its handshake offered. One that has not been met yet is refused by the handshake.
-    fn check_understands(&self, target: &Membership) -> Result<(), ChangeError> {
+    /// No member is asked for more than it offered. One that has not been met yet may join, but holds up a raise.
+    fn check_understands(&self, target: &Membership, is_raised: bool) -> Result<(), ChangeError> {
         let needs = target.settings.feature_level;
-        for member in target.members.iter().filter(|member| member.node != self.config.node) {
-            let offer = self.offered_levels.get(&member.node).filter(|offer| offer.0 == member.incarnation);
-            if let Some((_, offers)) = offer.filter(|offer| offer.1 < needs) {
-                return Err(ChangeError::TooOld { node: member.node, offers: *offers, needs });
+        for member in &target.members {
+            match self.offered_level(member) {
+                Some(offers) if offers >= needs => {}
+                None if !is_raised => {}
+                offer => return Err(ChangeError::TooOld { node: member.node, offers: offer.unwrap_or(0), needs }),
             }
         }
         Ok(())
+    }
+
+    /// What this node, or a member's handshake, offers.
+    pub(crate) fn offered_level(&self, member: &Member) -> Option<u32> {
+        if member.node == self.config.node {
+            return Some(self.config.feature_level);
+        }
+        self.offered_levels.get(&member.node).filter(|offer| offer.0 == member.incarnation).map(|offer| offer.1)
     }
 
     fn check_caught_up(&self, node: NodeId) -> Result<(), ChangeError> {
@@ -99,7 +113,8 @@ impl Raft {
         let progress = leader.peers.get(&node);
         let matched = progress.map_or(0, |progress| progress.matched);
         let flows = progress.is_some_and(|progress| progress.flow == Flow::Replicate);
-        if flows && matched + CATCH_UP_ENTRIES >= last {
+        let is_sent = progress.is_some_and(|progress| progress.next > last);
+        if flows && (is_sent || matched + CATCH_UP_ENTRIES >= last) {
             return Ok(());
         }
         Err(ChangeError::NotCaughtUp { node, matched, last })
@@ -144,12 +159,17 @@ impl Raft {
     }
 
     /// Whoever waited for a change or transfer learns that this node leads no more.
-    pub(crate) fn abandon_leadership_work(&mut self) {
+    pub(crate) fn abandon_leadership_work(&mut self, failure: Option<&str>) {
         let Part::Leader(leader) = &mut self.part else { return };
         let change = leader.change.take().map(|change| change.id);
-        let transfer = leader.transfer.take().and_then(|transfer| transfer.id);
+        let transfer = leader.transfer.take();
         change.into_iter().for_each(|id| self.answer(Answer::Lost { id }));
-        transfer.into_iter().for_each(|id| self.answer(Answer::Transferred { id }));
+        let Some(Transfer { id: Some(id), to, is_sent, .. }) = transfer else { return };
+        if is_sent && failure.is_none() {
+            return self.answer(Answer::Transferred { id });
+        }
+        let why = failure.unwrap_or("it lost its office before the target had the whole log");
+        self.reject(id, Rejection::NoTransfer { to, why: format!("this node leads no more: {why}") });
     }
 
     pub(crate) fn on_transfer(&mut self, id: u64, to: NodeId) {
@@ -160,13 +180,17 @@ impl Raft {
         if !is_voter {
             return self.reject(id, Rejection::NoTransfer { to, why: "it is not a voter of this cluster".into() });
         }
-        if leader.transfer.is_some() {
+        if leader.transfer.is_some_and(|transfer| transfer.id.is_some()) {
             return self.reject(id, Rejection::NoTransfer { to, why: "another transfer is under way".into() });
         }
         if to == self.config.node {
             return self.answer(Answer::Transferred { id });
         }
         self.begin_transfer(Some(id), to);
+    }
+
+    pub(crate) fn is_handing_over(&self) -> bool {
+        matches!(&self.part, Part::Leader(leader) if leader.transfer.is_some())
     }
 
     /// Takes no proposals until the target leads or an election timeout has passed.

@@ -53,6 +53,7 @@ impl Feed<'_> {
         }
         if progress.must_send && progress.flow == Flow::Probe && progress.next <= self.log.purged().index {
             progress.flow = Flow::Snapshot;
+            progress.pinned = self.log.purged().index;
             let (session, term) = (progress.session, self.header.term);
             actions.push_back(Action::Snapshot(SnapshotTask::Send { to, session, term }));
         }

@@ -21,29 +21,35 @@ impl Raft {
     pub(crate) fn on_storage_freed(&mut self) {
         self.full = None;
         self.writes.restart_clock(self.now);
-        if let Part::Leader(leader) = &mut self.part {
-            leader.has_stepped_aside = false;
-        }
     }
 
     /// A leader that cannot write hands over to a voter that has the whole log. If nobody takes over within an election
-    /// timeout, a leader whose disk hangs steps down; one whose disk is full goes on, for the sake of reads, and tries
-    /// again.
+    /// timeout, a leader whose disk hangs steps down; one whose disk is full goes on, for the sake of reads, and asks the
+    /// next. An only voter has nobody to make room for.
     pub(crate) fn maybe_step_aside(&mut self) {
-        let is_full = self.full.is_some();
-        if !(is_full || self.is_disk_stuck()) {
-            return;
-        }
-        let heir = self.heir();
+        let (is_full, is_alone) = (self.full.is_some(), self.is_only_voter());
+        let is_sick = is_full || self.is_disk_stuck();
+        let heir = if is_sick { self.heir() } else { None };
         let Part::Leader(leader) = &mut self.part else { return };
-        if leader.transfer.is_some() {
+        if !is_sick {
+            return leader.heirs.clear();
+        }
+        if leader.transfer.is_some() || is_alone {
             return;
         }
-        let has_tried = std::mem::replace(&mut leader.has_stepped_aside, true);
+        if !is_full && !leader.heirs.is_empty() {
+            return self.follow(None);
+        }
         match heir {
-            Some(heir) if is_full || !has_tried => self.begin_transfer(None, heir),
-            _ if is_full => {}
-            _ => self.follow(None),
+            Some(heir) => {
+                if leader.heirs.contains(&heir) {
+                    leader.heirs.clear();
+                }
+                leader.heirs.push(heir);
+                self.begin_transfer(None, heir);
+            }
+            None if is_full => {}
+            None => self.follow(None),
         }
     }
 
@@ -52,14 +58,15 @@ impl Raft {
         self.writes.oldest_pending().is_some_and(|since| since + self.config.election_timeout_max < self.now)
     }
 
-    /// The voter that answers and holds most.
+    /// The voter that answers and holds most, of those that were not asked yet; of all if all were.
     fn heir(&self) -> Option<NodeId> {
         let (Part::Leader(leader), Some(membership)) = (&self.part, self.membership()) else { return None };
         let answers = |at: Duration| at + self.config.election_timeout_min >= self.now;
         let able = leader.peers.iter().filter(|(node, progress)| {
             let flows = progress.flow == Flow::Replicate && progress.has_answered && answers(progress.contact);
-            flows && membership.is_voter(**node)
+            flows && membership.voters().any(|voter| voter == **node)
         });
-        able.max_by_key(|(_, progress)| progress.matched).map(|(node, _)| *node)
+        let best = able.max_by_key(|(node, progress)| (!leader.heirs.contains(node), progress.matched));
+        best.map(|(node, _)| *node)
     }
 }

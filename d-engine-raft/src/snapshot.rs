@@ -7,6 +7,7 @@ use d_engine_core::{LogId, Membership};
 
 use crate::progress::Flow;
 use crate::raft::{Part, Raft};
+use crate::status::Bad;
 use crate::writes::Promise;
 use crate::{Action, Mutant, NodeId, SnapshotTask};
 
@@ -26,8 +27,16 @@ impl Raft {
         last_included: LogId,
         membership: Membership,
     ) {
-        let is_stranger = !self.identity.formed && self.identity.cluster == 0;
-        if is_stranger || term < self.term || self.leader.is_some_and(|leader| leader != from) && term == self.term {
+        let is_stranger = self.identity.cluster != membership.cluster;
+        let is_absurd = term > u64::MAX / 2 || last_included.index > u64::MAX / 2 || last_included.term > term;
+        if is_stranger || is_absurd {
+            self.bad_message(if is_stranger { Bad::Stranger } else { Bad::Impossible });
+        }
+        if is_stranger
+            || is_absurd
+            || term < self.term
+            || self.leader.is_some_and(|leader| leader != from) && term == self.term
+        {
             self.actions.push_back(Action::Snapshot(SnapshotTask::Discard { last_included }));
             return;
         }
@@ -35,6 +44,10 @@ impl Raft {
             self.adopt_term(term);
         }
         self.hear_leader(from);
+        if self.installing.as_ref().is_some_and(|installing| installing.last_included == last_included) {
+            // It came twice; the first is being read.
+            return;
+        }
         if self.installing.is_some() || last_included.index <= self.commit {
             self.actions.push_back(Action::Snapshot(SnapshotTask::Discard { last_included }));
             return;
@@ -75,6 +88,9 @@ impl Raft {
                 self.purge(last_included, Some(membership));
             }
             self.maybe_join();
+            if matches!(self.part, Part::PreCandidate(_) | Part::Candidate(_)) && !self.may_campaign() {
+                self.follow(None);
+            }
         }
         self.maybe_apply();
     }
@@ -84,7 +100,8 @@ impl Raft {
         assert!(last_included.index <= self.applied, "a snapshot holds what was applied");
         let needed = self.slowest_healthy_match().unwrap_or(last_included.index);
         let bound = last_included.index.saturating_sub(self.config.max_entries_behind_snapshot);
-        let mut up_to = last_included.index.min(needed.max(bound));
+        let pinned = self.pinned_by_snapshots().unwrap_or(last_included.index);
+        let mut up_to = last_included.index.min(needed.max(bound)).min(pinned);
         if self.config.breaks(Mutant::PurgeBeyondSnapshot) {
             up_to = self.applied;
         }
@@ -100,7 +117,16 @@ impl Raft {
     fn slowest_healthy_match(&self) -> Option<u64> {
         let Part::Leader(leader) = &self.part else { return None };
         let healthy = |contact| contact + self.config.election_timeout_max >= self.now;
-        leader.peers.values().filter(|p| p.has_answered && healthy(p.contact)).map(|p| p.matched).min()
+        let replicating = leader.peers.values().filter(|p| p.flow != Flow::Snapshot);
+        replicating.filter(|p| p.has_answered && healthy(p.contact)).map(|p| p.matched).min()
+    }
+
+    /// What the receivers of snapshots that are on their way will need next: without it they would need another snapshot,
+    /// and so on. A transfer that fails or whose receiver is silent holds nothing back.
+    fn pinned_by_snapshots(&self) -> Option<u64> {
+        let Part::Leader(leader) = &self.part else { return None };
+        let healthy = |contact| contact + self.config.election_timeout_max >= self.now;
+        leader.peers.values().filter(|p| p.flow == Flow::Snapshot && healthy(p.contact)).map(|p| p.pinned).min()
     }
 
     /// Drops the log up to `up_to`; all of it if it does not hold that entry.
@@ -119,14 +145,14 @@ impl Raft {
         if progress.session != session || progress.flow != Flow::Snapshot {
             return;
         }
-        leader.sessions += 1;
+        self.sessions += 1;
         match installed {
             Some(at) => {
-                progress.probe(at.index + 1, leader.sessions);
+                progress.probe(at.index + 1, self.sessions);
                 progress.must_send = true;
             }
             // The next heartbeat tries again.
-            None => progress.probe(progress.next, leader.sessions),
+            None => progress.probe(progress.next, self.sessions),
         }
     }
 }

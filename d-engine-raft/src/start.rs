@@ -86,6 +86,10 @@ impl Restored {
             let found = format!("ends at {}", log.last);
             return Err(StartError::LogBehindState { applied, log: found });
         }
+        let snapshot = self.snapshot.as_ref().map_or(LogId::default(), |(at, _)| *at);
+        if snapshot.index < log.purged.index {
+            return Err(StartError::SnapshotLost { purged: log.purged, snapshot });
+        }
         if applied.index < log.purged.index {
             return Err(StartError::StateBehindLog { purged: log.purged, applied });
         }
@@ -180,6 +184,14 @@ pub enum StartError {
         purged: LogId,
         /// Last applied entry.
         applied: LogId,
+    },
+    /// The log begins after the newest snapshot: the configuration of the entries between them is lost.
+    #[error("the log begins after {purged}, but the newest snapshot is of {snapshot}; a snapshot was removed or an older one put back. {advice}", advice = ADVICE)]
+    SnapshotLost {
+        /// Purge boundary of the log.
+        purged: LogId,
+        /// Last entry of the newest snapshot; the default if there is none.
+        snapshot: LogId,
     },
     /// The hard state's term is older than the log's.
     #[error("the hard state is of term {term}, but the log holds entries of term {last}; an old hard state was put back. {advice}", advice = ADVICE)]

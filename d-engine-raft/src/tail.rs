@@ -1,4 +1,5 @@
-//! The newest entries in memory, bounded in bytes: what followers and apply mostly ask for. The same bytes as on disk.
+//! The newest entries in memory: what followers and apply mostly ask for, and what only memory holds yet. The same bytes
+//! as on disk; bounded in bytes as far as they are durable.
 
 use std::collections::VecDeque;
 
@@ -11,11 +12,13 @@ pub(crate) struct Tail {
     entries: VecDeque<Entry>,
     bytes: usize,
     max_bytes: usize,
+    /// Entries up to this index can be read from the log.
+    durable: u64,
 }
 
 impl Tail {
     pub(crate) fn new(max_bytes: usize) -> Self {
-        Self { entries: VecDeque::new(), bytes: 0, max_bytes }
+        Self { entries: VecDeque::new(), bytes: 0, max_bytes, durable: 0 }
     }
 
     /// Follows a write to the log.
@@ -38,10 +41,20 @@ impl Tail {
             self.bytes += entry.encoded_len();
             self.entries.push_back(entry.clone());
         }
+        self.trim();
+    }
+
+    /// The log holds everything up to `index`.
+    pub(crate) fn persisted(&mut self, index: u64) {
+        self.durable = index;
+        self.trim();
+    }
+
+    fn trim(&mut self) {
+        let durable = self.durable;
         while self.bytes > self.max_bytes && self.entries.len() > 1 {
-            if let Some(entry) = self.entries.pop_front() {
-                self.bytes -= entry.encoded_len();
-            }
+            let Some(entry) = self.entries.pop_front_if(|entry| entry.index <= durable) else { return };
+            self.bytes -= entry.encoded_len();
         }
     }
 
@@ -78,6 +91,8 @@ mod tests {
     fn old_entries_leave_and_replaced_ones_too() {
         let mut tail = Tail::new(500);
         tail.write(&write(None, 1..=8));
+        assert!(tail.range(1, 8).is_some(), "nothing else holds them yet");
+        tail.persisted(8);
         assert!(tail.range(3, 8).is_none(), "five entries of 100 bytes fit");
         assert_eq!(tail.range(4, 8).map(|entries| entries.len()), Some(5));
         tail.write(&write(Some(6), 6..=6));

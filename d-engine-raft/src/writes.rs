@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use d_engine_core::{Entry, HardState, LogId};
 
-use crate::{Message, NodeId, Write};
+use crate::{Body, Message, NodeId, Write};
 
 /// A promise. It leaves once every write that was staged before it is durable, and only in the term it was made in:
 /// what was true in an older term (these entries are here) may be false by now.
@@ -135,6 +135,14 @@ impl Writes {
     /// Keeps a promise made in `term` until the disk has spoken.
     pub(crate) fn hold(&mut self, term: u64, promise: Promise) {
         self.held.push_back((self.covering_seq(), term, promise));
+    }
+
+    /// Drops the acknowledgements of replication streams other than `session`: they say nothing any more.
+    pub(crate) fn forget_acknowledgements(&mut self, session: u64) {
+        self.held.retain(|(_, _, promise)| match promise {
+            Promise::Send { message: Message { body: Body::AppendReply(reply), .. }, .. } => reply.session == session,
+            _ => true,
+        });
     }
 
     /// Whether nothing that was staged so far waits for the disk.

@@ -119,3 +119,20 @@ fn a_leader_whose_disk_hangs_has_handed_over_within_two_election_timeouts() {
         world.settle().unwrap();
     }
 }
+
+/// Of three, one is dead and one is full: nobody can be elected, and nobody raises terms for nothing.
+#[test]
+fn a_voter_whose_entries_wait_for_space_does_not_make_terms_climb() {
+    for seed in 0..10 {
+        let (mut world, full) = formed(seed, 3);
+        world.fill_disk_space(full);
+        world.propose(full).unwrap();
+        assert!(world.run_until(MINUTE, |world| world.leader().is_some_and(|leader| leader != full)).unwrap());
+        write(&mut world, MINUTE).unwrap();
+        let (second, before) = (world.leader().unwrap(), world.status(full).unwrap().term);
+        world.crash(second, Some(0)).unwrap();
+        let elected = world.run_until(MINUTE, |world| world.leader().is_some_and(|leader| leader != second)).unwrap();
+        let after = (1..=3).filter_map(|node| world.status(node)).map(|status| status.term).max().unwrap();
+        assert!(elected || after <= before + 2, "seed {seed}: terms {before} to {after} in a minute, nobody elected");
+    }
+}

@@ -75,6 +75,7 @@ fn every_log_of_figure_7_is_brought_in_line() {
     for (name, terms) in FOLLOWERS {
         let mut leader = Node::with_log(3, LEADER);
         leader.append(3, 7, append(LogId::new(1, 1), &[], 0));
+        leader.persist();
         leader.now += leader.config.election_timeout_max;
         let first = leader.lead().0;
         assert_eq!(leader.status().term, 8);

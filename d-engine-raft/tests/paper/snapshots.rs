@@ -127,9 +127,9 @@ fn a_stale_snapshot_is_discarded() {
 #[test]
 fn a_snapshot_that_cannot_be_installed_leaves_the_old_state() {
     let mut node = Node::with_log(3, &[1, 1]);
-    received(&mut node, 2, 1, id(2, 9));
+    received(&mut node, 2, 1, id(1, 9));
     node.persist();
-    node.input(Input::SnapshotInstalled { last_included: id(2, 9), ok: false });
+    node.input(Input::SnapshotInstalled { last_included: id(1, 9), ok: false });
     assert_eq!((node.status().last, node.status().purged, node.role()), (id(1, 3), LogId::default(), Role::Follower));
     assert_eq!(node.append(2, 1, append(id(1, 3), &[], 3)).applies(), Some(3));
 }
@@ -138,7 +138,7 @@ fn a_snapshot_that_cannot_be_installed_leaves_the_old_state() {
 #[test]
 fn nothing_is_applied_while_a_snapshot_is_being_installed() {
     let mut node = Node::with_log(3, &[1, 1]);
-    received(&mut node, 2, 1, id(2, 9));
+    received(&mut node, 2, 1, id(1, 9));
     assert_eq!(node.append(2, 1, append(id(1, 3), &[], 3)).applies(), None);
 }
 
