@@ -130,8 +130,10 @@ const STEPS: &[Step] = &[
         work: Work::Programs(&[
             &["quick-start"],
             &["three-nodes-embedded"],
+            &["sled-cluster"],
             &["three-nodes-standalone", "--check", "--engine", "file"],
             &["three-nodes-standalone", "--check", "--engine", "mem"],
+            &["three-nodes-standalone", "--check", "--engine", "sled"],
         ]),
     },
     Step {

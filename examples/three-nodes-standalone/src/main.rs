@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use d_engine::mem::{MemKvStore, MemStorageEngine};
+use d_engine::sled::{SledKvStore, SledStorageEngine};
 use d_engine::{Client, KvStateMachine, Node, NodeBuilder, NodeConfig};
 use tokio::sync::watch;
 
@@ -38,6 +39,8 @@ enum Engine {
     File,
     /// A restart forgets everything: such a node votes only because the configuration allows it
     Mem,
+    /// Experimental: a loss of power may damage it, so it votes only because the configuration allows it
+    Sled,
 }
 
 #[tokio::main]
@@ -57,7 +60,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 async fn start(id: u64, peers: &[(u64, String)], engine: Engine, data: &Path) -> Result<Node, Box<dyn Error>> {
     let (_, listen) = peers.iter().find(|(peer, _)| *peer == id).ok_or("the node is none of the peers")?;
-    let config = NodeConfig::new(id, data.join(format!("n{id}"))).listen(listen).peers(peers.to_vec());
+    let dir = data.join(format!("n{id}"));
+    let config = NodeConfig::new(id, &dir).listen(listen).peers(peers.to_vec());
     // Nobody fires this watch: the node ends by `shutdown`.
     let (_, shutdown) = watch::channel(());
     let builder = match engine {
@@ -65,6 +69,9 @@ async fn start(id: u64, peers: &[(u64, String)], engine: Engine, data: &Path) ->
         Engine::Mem => NodeBuilder::new(config.allow_unsafe_voters(true), shutdown)
             .storage_engine(Arc::new(MemStorageEngine::new()))
             .state_machine(Arc::new(KvStateMachine::new(MemKvStore::new())?)),
+        Engine::Sled => NodeBuilder::new(config.allow_unsafe_voters(true), shutdown)
+            .storage_engine(Arc::new(SledStorageEngine::open(dir.join("log"))?))
+            .state_machine(Arc::new(KvStateMachine::new(SledKvStore::open(dir.join("data"))?)?)),
     };
     Ok(builder.start().await?)
 }
