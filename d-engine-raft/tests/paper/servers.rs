@@ -207,6 +207,17 @@ fn a_late_refusal_does_not_move_what_is_known_to_match() {
     assert_eq!((out.messages().len(), node.matched(2)), (0, 3));
 }
 
+/// §3.5: acknowledgements may overtake each other; the older one takes nothing back.
+#[test]
+fn an_older_acknowledgement_that_comes_late_does_not_move_the_match_back() {
+    let mut node = Node::leader(3, &[]);
+    node.propose(1);
+    node.propose(2);
+    node.accepts(2, 4);
+    node.accepts(2, 3);
+    assert_eq!((node.matched(2), node.propose(3).entries()[0]), (4, (2, id(2, 4), 5)));
+}
+
 /// Figure 2, leaders: a majority of matchIndex >= N and log[N].term == currentTerm: commit N.
 #[test]
 fn an_entry_commits_once_a_majority_holds_it() {
