@@ -146,6 +146,7 @@ impl Raft {
     }
 
     pub(crate) fn on_vote_reply(&mut self, from: NodeId, granted: bool) {
+        let granted = granted || self.config.breaks(Mutant::RefusedVoteCounts);
         let Part::Candidate(ballot) = &mut self.part else { return };
         ballot.count(from, granted);
         self.tally();

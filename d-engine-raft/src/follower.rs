@@ -98,6 +98,10 @@ impl Raft {
         if let Some(first) = entries.first().filter(|first| first.index <= self.log.last().index) {
             self.replace_from(first.index, append.prev)?;
         }
+        let drops_rest = self.config.breaks(Mutant::TruncateWithoutConflict) && entries.is_empty();
+        if drops_rest && end >= self.commit && end < self.log.last().index {
+            self.replace_from(end + 1, append.prev)?;
+        }
         for entry in entries {
             self.append_entry(entry).expect("memberships are readable, or the whole message is dropped");
         }

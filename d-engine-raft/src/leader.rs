@@ -94,7 +94,7 @@ impl Raft {
         if let Some(why) = self.full.clone() {
             return self.reject(id, Rejection::StorageFull { why });
         }
-        if self.is_handing_over() {
+        if self.is_handing_over() && !self.config.breaks(Mutant::TransferTakesProposals) {
             return self.reject(id, Rejection::Busy);
         }
         let limit = self.config.max_command_bytes;
@@ -136,6 +136,9 @@ impl Raft {
     /// Check-quorum (§6.2): nobody may be left behind by a leader that cannot commit.
     fn has_lost_quorum(&self) -> bool {
         let (Part::Leader(leader), Some(membership)) = (&self.part, self.membership()) else { return false };
+        if self.config.breaks(Mutant::NoCheckQuorum) {
+            return false;
+        }
         let heard = quorum_value(membership, |node| {
             let at = if node == self.config.node { Some(self.now) } else { leader.peers.get(&node).map(|p| p.contact) };
             at.map_or(0, |at| at.as_nanos() as u64)
@@ -153,7 +156,7 @@ impl Raft {
             return self.bad_message(Bad::Impossible);
         }
         progress.acked_round = progress.acked_round.max(reply.round);
-        if reply.session == progress.session {
+        if reply.session == progress.session || self.config.breaks(Mutant::OldSessionsCount) {
             match reply.outcome {
                 AppendOutcome::Pending | AppendOutcome::Stale => {}
                 AppendOutcome::Accepted { matched } if matched > last => return self.bad_message(Bad::Impossible),
@@ -161,6 +164,9 @@ impl Raft {
                 AppendOutcome::Rejected { prev, hint } => {
                     self.sessions += 1;
                     rewind(&self.log, progress, self.sessions, prev, hint);
+                    if self.config.breaks(Mutant::HintMovesNextBelowMatch) {
+                        progress.next = progress.next.min(hint.index + 1);
+                    }
                     if self.config.breaks(Mutant::RejectionMovesMatch) && hint.index < progress.next {
                         progress.matched = progress.matched.max(hint.index.min(progress.next - 1));
                     }

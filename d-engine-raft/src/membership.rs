@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use d_engine_core::Membership;
+use d_engine_core::{MemberKind, Membership};
 
 use crate::change::leave_joint;
 use crate::{Config, Mutant, NodeId};
@@ -18,6 +18,12 @@ pub fn quorum_value(membership: &Membership, value: impl Fn(NodeId) -> u64) -> u
 pub(crate) fn deciding<'a>(membership: &'a Membership, config: &Config) -> Cow<'a, Membership> {
     if config.breaks(Mutant::JointUsesOneMajority) && membership.is_joint() {
         return Cow::Owned(leave_joint(membership));
+    }
+    if config.breaks(Mutant::LearnersCount) {
+        let mut membership = membership.clone();
+        let learners = membership.members.iter_mut().filter(|member| member.kind == MemberKind::Learner);
+        learners.for_each(|member| member.kind = MemberKind::Voter);
+        return Cow::Owned(membership);
     }
     Cow::Borrowed(membership)
 }
@@ -53,7 +59,7 @@ fn majority_value(voters: impl Iterator<Item = NodeId>, value: impl Fn(NodeId) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use d_engine_core::{ClusterSettings, Member, MemberKind};
+    use d_engine_core::{ClusterSettings, Member};
 
     fn membership(kinds: &[MemberKind]) -> Membership {
         let members = kinds.iter().zip(1..).map(|(kind, node)| Member::new(node, 0, "", *kind)).collect();

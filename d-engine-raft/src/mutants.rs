@@ -76,6 +76,26 @@ pub enum Mutant {
     AcceptStaleTerm,
     /// A directory that is no member joins although the cluster has another one under its id.
     StrangerAcceptsWelcome,
+    /// Promises leave while a write that was made before them waits for space.
+    PromisesOvertakeFullDisk,
+    /// A leader that nobody answers goes on leading (§6.2).
+    NoCheckQuorum,
+    /// A leader that hands over takes proposals (§3.10).
+    TransferTakesProposals,
+    /// A rejection's hint moves the next entry to send below what matches.
+    HintMovesNextBelowMatch,
+    /// Answers of older replication streams move progress.
+    OldSessionsCount,
+    /// Answers to read questions of an earlier life are taken for answers to those of this one.
+    ForeignNonceCounts,
+    /// Learners count as voters (§4.2.1).
+    LearnersCount,
+    /// Followers drop what lies behind the end of a message.
+    TruncateWithoutConflict,
+    /// A start forgets whom the node voted for.
+    VoteForgottenAtStart,
+    /// Refused votes are counted like granted ones.
+    RefusedVoteCounts,
 }
 
 impl Mutant {
@@ -115,6 +135,16 @@ impl Mutant {
         Self::ReadJoinsRoundUnderWay,
         Self::AcceptStaleTerm,
         Self::StrangerAcceptsWelcome,
+        Self::PromisesOvertakeFullDisk,
+        Self::NoCheckQuorum,
+        Self::TransferTakesProposals,
+        Self::HintMovesNextBelowMatch,
+        Self::OldSessionsCount,
+        Self::ForeignNonceCounts,
+        Self::LearnersCount,
+        Self::TruncateWithoutConflict,
+        Self::VoteForgottenAtStart,
+        Self::RefusedVoteCounts,
     ];
 }
 

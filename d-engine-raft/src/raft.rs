@@ -91,7 +91,7 @@ impl Raft {
         let mut raft = Self {
             identity,
             term: hard_state.term,
-            voted_for: hard_state.voted_for,
+            voted_for: hard_state.voted_for.filter(|_| !config.breaks(crate::Mutant::VoteForgottenAtStart)),
             part: Part::Follower,
             leader: None,
             log: Log::new(restored.log, restored.snapshot.map(|(at, membership)| (at.index, membership)), applied),
@@ -313,6 +313,12 @@ impl Raft {
     }
 
     pub(crate) fn promise_to(&mut self, promise: Promise) {
+        if let Promise::Send { to, message } = &promise
+            && self.full.is_some()
+            && self.config.breaks(crate::Mutant::PromisesOvertakeFullDisk)
+        {
+            self.actions.push_back(Action::Send { to: *to, message: message.clone() });
+        }
         self.writes.hold(self.term, promise);
         if self.writes.is_settled() {
             self.keep_promises();

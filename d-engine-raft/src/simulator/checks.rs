@@ -1,9 +1,9 @@
 //! The laws of Raft (Figure 3), checked over all nodes at once, in constant time for each thing that changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use d_engine_core::{Entry, HardState, LogId, Membership};
+use d_engine_core::{Entry, EntryKind, HardState, LogId, Membership};
 
 use super::Breach;
 use super::clients::Clients;
@@ -56,6 +56,8 @@ pub(super) struct Checks {
     leaders: BTreeMap<u64, (NodeId, u32)>,
     /// Votes as they left: by term, voter and data directory.
     votes: BTreeMap<(u64, NodeId, u128), NodeId>,
+    /// Every data directory that a configuration has ever named, committed or not.
+    named: BTreeSet<(NodeId, u128)>,
     seen: [Seen; MAX_NODES + 1],
     pub(super) configurations: Configurations,
     pub(super) elections: u64,
@@ -74,6 +76,7 @@ impl Checks {
             chosen_in: Vec::new(),
             leaders: BTreeMap::new(),
             votes: BTreeMap::new(),
+            named: BTreeSet::new(),
             seen: [Seen::default(); MAX_NODES + 1],
             configurations: Configurations::default(),
             elections: 0,
@@ -163,6 +166,11 @@ impl Checks {
             }
             Some(_) => Ok(()),
             None => {
+                if entry.kind == EntryKind::Membership
+                    && let Ok(membership) = Membership::decode(&entry.data)
+                {
+                    self.named.extend(membership.members.iter().map(|member| (member.node, member.incarnation)));
+                }
                 self.known[at].push(Known { entry: entry.clone(), previous });
                 Ok(())
             }
@@ -194,6 +202,14 @@ impl Checks {
                 return Err(Breach::new("Identity Never Changes", detail));
             }
         }
+        let formed = write.hard_state.and_then(|state| state.identity).filter(|identity| identity.formed);
+        if let Some(identity) = formed.filter(|identity| !self.named.contains(&(node, identity.incarnation))) {
+            let detail = format!(
+                "node {node} belongs to the cluster as {:x}, which no configuration names",
+                identity.incarnation
+            );
+            return Err(Breach::new("Whoever Is Formed Was Named", detail));
+        }
         if let Some(from) = write.replace_from.filter(|from| steps > 2 && *from <= log.last_index())
             && let Some(chosen) = self.chosen.get(from as usize - 1)
             && log.holds(chosen.id())
@@ -209,6 +225,12 @@ impl Checks {
 
     /// A message leaves a node.
     pub(super) fn sending(&mut self, node: &Node, to: NodeId, message: &Message) -> Result<(), Breach> {
+        let saved = node.disk.hard_state.map_or(0, |state| state.term);
+        if self.strict && message.term < saved && matches!(message.body, Body::VoteReply { .. } | Body::AppendReply(_))
+        {
+            let detail = format!("node {} answers in term {}, its disk says term {saved}", node.id, message.term);
+            return Err(Breach::new("Promises Keep To Their Term", detail));
+        }
         match &message.body {
             Body::VoteReply { granted: true } => self.vote(node, message, to),
             Body::RequestVote(_) => self.vote(node, message, node.id),

@@ -5,6 +5,7 @@ use d_engine_core::{Entry, EntryKind, LogId, MemberKind, Membership};
 use fastrand::Rng;
 
 use super::Breach;
+use super::report::roll;
 use crate::{Change, NodeId};
 
 /// Registers of the simulated state machine.
@@ -224,8 +225,11 @@ impl Clients {
             _ => false,
         };
         if request.outcome != Outcome::Unknown || !is_met {
-            let detail =
-                format!("#{id} {:?} is called done at {index}, where {membership:?} is committed", request.kind);
+            let detail = format!(
+                "#{id} {:?} is called done at {index}, where {} is committed",
+                request.kind,
+                membership.map_or("nothing".to_owned(), roll)
+            );
             return Err(Breach::new("Changes That Are Done Are Committed", detail));
         }
         request.outcome = Outcome::Done(index);

@@ -3,10 +3,11 @@
 use d_engine_core::Entry;
 
 use super::Breach;
+use super::agenda::Happening;
 use super::faults::Fault;
 use super::node::Order;
 use super::trace::What;
-use super::world::{Happening, World};
+use super::world::World;
 use crate::{Event, Input, NodeId};
 
 impl World {
@@ -71,7 +72,7 @@ impl World {
         last: u64,
         max_bytes: usize,
     ) -> Result<(), Breach> {
-        let entries = if self.profile.fails_to_read(&mut self.rng) {
+        let entries = if self.profile.fails_to_read(&mut self.rng) && self.occurs(Fault::ReadError) {
             self.faults.add(Fault::ReadError);
             Err("the simulated disk cannot read this".to_owned())
         } else {

@@ -6,7 +6,7 @@ use std::ops::AddAssign;
 use fastrand::Rng;
 
 /// What can go wrong in a world.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// A message is lost.
     Loss,
@@ -111,6 +111,11 @@ impl FaultCounts {
         self.0[fault as usize] += 1;
     }
 
+    /// How many faults happened.
+    pub fn sum(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
     /// How often `fault` happened.
     pub fn count(&self, fault: Fault) -> u64 {
         self.0[fault as usize]
@@ -153,6 +158,8 @@ pub(super) struct Profile {
     pub(super) operator_interval: Option<u64>,
     /// Nodes may come back with newer software.
     pub(super) upgrades: bool,
+    /// New leaders are crashed soon, again and again (Figure 8).
+    pub(super) storms: bool,
     /// Messages of one link may overtake each other.
     pub(super) reorders: bool,
     pub(super) delay_min: u64,
@@ -191,6 +198,7 @@ impl Profile {
             transfer_max: 2_000,
             operator_interval: None,
             upgrades: false,
+            storms: false,
             reorders: false,
             delay_min: 200,
             delay_max: 2_000,
@@ -240,6 +248,7 @@ impl Profile {
             transfer_max: log_uniform(rng, 2_000.0, 3_000_000.0) as u64,
             operator_interval: rng.bool().then(|| log_uniform(rng, 30_000.0, 2_000_000.0) as u64),
             upgrades: rng.u8(..4) == 0,
+            storms: rng.u8(..6) == 0,
             reorders: rng.bool(),
             delay_min,
             delay_max: delay_min + log_uniform(rng, 100.0, 50_000.0) as u64,
@@ -257,7 +266,7 @@ impl Profile {
 
     /// No more faults, and no delay is long.
     pub(super) fn stop_faults(&mut self) {
-        self.enabled = 0;
+        (self.enabled, self.storms) = (0, false);
         (self.loss, self.duplicate, self.late, self.unreachable) = (0, 0, 0, 0);
         (self.read_error, self.stranger, self.snapshot_lost) = (0, 0, 0);
         self.transfer_max = self.transfer_max.min(5_000);
@@ -367,7 +376,32 @@ fn hits(rng: &mut Rng, chance: u32) -> bool {
     chance != 0 && rng.u32(..1024) < chance
 }
 
-/// Between `min` and `max`, each order of magnitude equally likely.
+/// Between `min` and `max`, each order of magnitude equally likely. By square roots, which every machine rounds alike;
+/// powers it may not.
 pub(super) fn log_uniform(rng: &mut Rng, min: f64, max: f64) -> f64 {
-    min * (max / min).powf(rng.f64())
+    let (mut drawn, mut root) = (min, max / min);
+    let bits = rng.u16(..);
+    for bit in (0..u16::BITS).rev() {
+        root = root.sqrt();
+        if bits >> bit & 1 == 1 {
+            drawn *= root;
+        }
+    }
+    drawn
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_order_of_magnitude_is_equally_likely() {
+        let mut rng = Rng::with_seed(1);
+        let drawn: Vec<_> = (0..3_000).map(|_| log_uniform(&mut rng, 1.0, 1_000.0)).collect();
+        assert!(drawn.iter().all(|drawn| (1.0..1_000.0).contains(drawn)));
+        for bound in [1.0, 10.0, 100.0] {
+            let within = drawn.iter().filter(|drawn| (bound..bound * 10.0).contains(*drawn)).count();
+            assert!((900..1_100).contains(&within), "{within} of 3000 from {bound}");
+        }
+    }
 }

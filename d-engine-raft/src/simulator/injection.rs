@@ -1,9 +1,11 @@
 //! What the seed does to the world: faults from outside, and client requests.
 
 use super::Breach;
+use super::agenda::Happening;
 use super::faults::{Fault, log_uniform};
+use super::mask::Disturbance;
 use super::trace::What;
-use super::world::{Happening, World};
+use super::world::World;
 use crate::{Input, NodeId, Role};
 
 impl World {
@@ -27,6 +29,9 @@ impl World {
         self.schedule(after, Happening::Inject);
         let Some(fault) = self.profile.draw_fault(&mut self.rng) else { return Ok(()) };
         let victim = self.draw_victim();
+        if !self.occurs(fault) {
+            return Ok(());
+        }
         if fault != Fault::CrashMidStep {
             self.faults.add(fault);
         }
@@ -98,6 +103,39 @@ impl World {
         Ok(())
     }
 
+    /// A node has become leader: the operator is quick, and so is whoever raises storms.
+    pub(super) fn somebody_leads(&mut self, node: NodeId) {
+        if self.profile.operator_interval.is_some() && self.rng.u8(..4) == 0 {
+            let after = self.rng.u64(0..2_000);
+            self.schedule(after, Happening::Hurry);
+        }
+        if !self.profile.storms || self.rng.u8(..3) == 0 {
+            return;
+        }
+        let life = self.node(node).life;
+        // Between the first entry of its term and what a quorum says to it.
+        let after = log_uniform(&mut self.rng, 200.0, 8.0 * self.profile.delay_max as f64) as u64;
+        self.schedule(after, Happening::Depose { node, life });
+        for _ in 0..self.rng.u8(..4) {
+            let within = self.rng.u64(0..=after);
+            self.schedule(within, Happening::Ask { node: None });
+        }
+    }
+
+    /// A new leader loses power, and comes back in time for the election after the next.
+    pub(super) fn depose(&mut self, node: NodeId) -> Result<(), Breach> {
+        if self.is_settling || !self.occurs(Fault::Crash) {
+            return Ok(());
+        }
+        self.faults.add(Fault::Crash);
+        let survive = if self.rng.bool() { Some(usize::MAX) } else { None };
+        self.crash_node(node, survive)?;
+        let timeout = self.node(node).config.election_timeout_max.as_micros() as u64;
+        let (after, life) = (self.rng.u64(0..=timeout * 3), self.node(node).life);
+        self.schedule(after, Happening::Restart { node, life });
+        Ok(())
+    }
+
     /// The node stops, for longer than its followers wait.
     pub(super) fn sleep(&mut self, node: NodeId, life: u32, wakes_after: u64) {
         self.trace.note(node, What::Injected(Fault::Pause), &[]);
@@ -130,6 +168,18 @@ impl World {
         let (after, partition) = (timeout + self.profile.outage(&mut self.rng), self.partition);
         self.schedule(after, Happening::Heal { partition });
         Ok(())
+    }
+
+    /// Clients may be back as soon as their node is, while answers to its former life still travel.
+    pub(super) fn maybe_ask_at_once(&mut self, node: NodeId) {
+        if self.options.fault_permille == 0 || self.is_settling || self.rng.u8(..3) != 0 {
+            return;
+        }
+        let within = self.node(node).config.heartbeat_interval.as_micros() as u64 * 2;
+        for _ in 0..4 {
+            let after = self.rng.u64(0..within);
+            self.schedule(after, Happening::Ask { node: Some(node) });
+        }
     }
 
     /// A read at a given node, or a write where it is likely to be taken.
@@ -235,6 +285,9 @@ impl World {
         }
         let after = log_uniform(&mut self.rng, 0.1, 3.0) * self.profile.client_interval as f64;
         self.schedule(after as u64, Happening::Request);
+        if !self.occurs(Disturbance::Request) {
+            return Ok(());
+        }
         for _ in 0..self.rng.u64(1..=self.profile.client_burst) {
             let node = self.draw_victim();
             if self.rng.u8(..3) == 0 {

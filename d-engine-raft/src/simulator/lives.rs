@@ -1,9 +1,11 @@
 //! Starts, crashes and pauses.
 
 use super::Breach;
+use super::agenda::Happening;
+use super::mask::Disturbance;
 use super::node::{Clock, MILLION, Machine};
 use super::trace::What;
-use super::world::{Happening, World};
+use super::world::World;
 use crate::{Boot, Driver, NodeId, Restored};
 
 impl World {
@@ -25,7 +27,7 @@ impl World {
             return Ok(());
         }
         let restored = self.restored(id);
-        if self.profile.upgrades && self.rng.u8(..4) == 0 {
+        if self.profile.upgrades && self.rng.u8(..4) == 0 && self.occurs(Disturbance::Operator) {
             self.node_mut(id).config.feature_level += 1;
         }
         let node = &mut self.nodes[id as usize - 1];
@@ -39,6 +41,7 @@ impl World {
         node.timer_at = u64::MAX;
         self.checks.started(id, &node.disk.hard_state);
         self.shake_hands(id);
+        self.maybe_ask_at_once(id);
         self.run_node(id)
     }
 

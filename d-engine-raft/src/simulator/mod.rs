@@ -5,19 +5,25 @@
 //! faults stop, and the cluster must agree and serve again. [`World`] can also be driven by hand, for scenarios.
 #![doc = include_str!("README.md")]
 
+mod agenda;
 mod checks;
 mod clients;
 mod devices;
 mod disk;
+mod duties;
 mod faults;
 mod injection;
 mod lives;
+mod mask;
 mod network;
 mod node;
 mod operator;
 mod quorum;
+mod relevance;
+mod report;
 mod run;
 mod script;
+mod shrink;
 mod snapshots;
 mod trace;
 mod traffic;
@@ -25,7 +31,10 @@ mod world;
 
 pub use clients::Outcome;
 pub use faults::{FAULTS, Fault, FaultCounts};
+pub use mask::{Disturbance, Kept, Millis, Occurrence};
+pub use network::MAX_NODES;
 pub use run::{Options, Report, Simulation, Summary, Violation, run_seeds};
+pub use shrink::{Shrunk, replay, shrink};
 pub use world::{Filter, World};
 
 /// A law that does not hold, before it is known where and when.

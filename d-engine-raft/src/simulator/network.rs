@@ -3,7 +3,7 @@
 use crate::NodeId;
 
 /// Nodes of a world, at most.
-pub(super) const MAX_NODES: usize = 9;
+pub const MAX_NODES: usize = 9;
 
 /// The state of every one-way link.
 #[derive(Debug, Clone)]

@@ -11,6 +11,7 @@ use super::Options;
 use super::checks::Glance;
 use super::clients::{KEYS, decode};
 use super::disk::Disk;
+use super::duties::Duties;
 use super::snapshots::{Shelf, Snapshot};
 use crate::{Config, Driver, Event, NodeId, Role};
 
@@ -31,6 +32,7 @@ pub(super) struct Node {
     /// When the earliest scheduled timer fires.
     pub(super) timer_at: u64,
     pub(super) clock: Clock,
+    pub(super) duties: Duties,
     pub(super) last_role: (Option<Role>, u64),
     pub(super) last_commit: u64,
     /// Accepted proposals, in order of their places, that wait to be applied.
@@ -115,6 +117,7 @@ impl Node {
             is_wake_scheduled: false,
             timer_at: u64::MAX,
             clock: Clock { rate: MILLION, ..Clock::default() },
+            duties: Duties::default(),
             last_role: (None, 0),
             last_commit: 0,
             waiting: VecDeque::new(),

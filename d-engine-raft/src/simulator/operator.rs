@@ -3,13 +3,15 @@
 use d_engine_core::{Member, MemberKind, Membership};
 
 use super::Breach;
+use super::agenda::Happening;
 use super::clients::Goal;
 use super::faults::{Fault, log_uniform};
+use super::mask::Disturbance;
 use super::network::MAX_NODES;
 use super::node::Node;
 use super::quorum::is_quorum;
 use super::trace::{Asks, What};
-use super::world::{Happening, World};
+use super::world::World;
 use crate::change::first_step;
 use crate::{Change, Input, NodeId};
 
@@ -23,7 +25,7 @@ impl World {
     }
 
     pub(super) fn operate_once(&mut self) -> Result<(), Breach> {
-        if self.is_settling {
+        if self.is_settling || !self.occurs(Disturbance::Operator) {
             return Ok(());
         }
         let at = match self.leader() {

@@ -9,6 +9,7 @@ use super::Breach;
 use super::checks::Checks;
 use super::disk::Log;
 use super::node::Node;
+use super::report::roll;
 use super::snapshots::Snapshot;
 use crate::NodeId;
 
@@ -86,8 +87,11 @@ fn one_step(id: LogId, from: &Membership, to: &Membership) -> Result<(), Breach>
         (true, true) => false,
     };
     if !is_safe || from.cluster != to.cluster || to.settings.feature_level < from.settings.feature_level {
-        let detail =
-            format!("the configuration of entry {id} does not follow from the one before it: {from:?}, {to:?}");
+        let detail = format!(
+            "the configuration of entry {id} does not follow from the one before it: {}; {}",
+            roll(from),
+            roll(to)
+        );
         return Err(Breach::new("Configurations Overlap", detail));
     }
     Ok(())
@@ -143,7 +147,8 @@ impl Checks {
         if is_quorum(membership, gave) {
             return Ok(());
         }
-        let detail = format!("node {} leads term {term} without the votes of a quorum of {membership:?}", node.id);
+        let detail =
+            format!("node {} leads term {term} without the votes of a quorum of {}", node.id, roll(membership));
         Err(Breach::new("Leaders Are Elected By A Quorum", detail))
     }
 
@@ -154,7 +159,8 @@ impl Checks {
         if core == log {
             return Ok(());
         }
-        let detail = format!("node {} follows {core:?}, its log says {log:?}", node.id);
+        let named = |membership: Option<&Membership>| membership.map_or("nobody".to_owned(), roll);
+        let detail = format!("node {} follows {}; its log says {}", node.id, named(core), named(log));
         Err(Breach::new("The Newest Configuration In The Log Counts", detail))
     }
 

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::FaultCounts;
+use super::mask::{Disturbance, Kept, Occurrence};
 use super::world::World;
 use crate::Mutant;
 
@@ -23,6 +24,12 @@ pub struct Options {
     pub lease: bool,
     /// How often faults happen, in thousandths of what the seed draws; 0: none.
     pub fault_permille: u32,
+    /// Leave these kinds of disturbances out.
+    pub without: Vec<Disturbance>,
+    /// Leave out every disturbance but these.
+    pub only: Option<Arc<Kept>>,
+    /// Faults stop at this virtual time, whatever [`Options::steps`] says.
+    pub until: Option<Duration>,
     /// Also demand what has no consequence yet: that promises leave after the disk has spoken, and that leaders commit
     /// by entries of their own term.
     pub strict: bool,
@@ -42,11 +49,21 @@ impl Default for Options {
             changes: true,
             lease: false,
             fault_permille: 1_000,
+            without: Vec::new(),
+            only: None,
+            until: None,
             strict: true,
             trace_lines: 200,
             echo: false,
             mutant: Mutant::None,
         }
+    }
+}
+
+impl Options {
+    /// Whether a run with these options keeps a disturbance.
+    pub(super) fn keeps(&self, occurrence: Occurrence) -> bool {
+        self.only.as_ref().is_none_or(|only| only.0.contains(&occurrence)) && !self.without.contains(&occurrence.kind)
     }
 }
 
@@ -92,17 +109,21 @@ pub struct Violation {
     pub step: u64,
     /// Virtual time.
     pub time: Duration,
+    /// Virtual time at which the faults stopped; that of the violation if they had not.
+    pub faults_until: Duration,
     /// The law.
     pub property: String,
     /// How it was broken.
     pub detail: String,
-    /// The last lines of the trace and the state of all nodes.
+    /// What led to it, as far as the trace was kept.
     pub trace: Vec<String>,
+    /// The state of each node in a line.
+    pub nodes: Vec<String>,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for line in &self.trace {
+        for line in self.trace.iter().chain(&self.nodes) {
             writeln!(f, "{line}")?;
         }
         writeln!(f, "{}: {}", self.property, self.detail)?;
@@ -136,13 +157,27 @@ impl Simulation {
     /// # Errors
     /// The first law that does not hold; a panic inside a node is one too.
     pub fn run(self) -> Result<Summary, Box<Violation>> {
-        let mut world = World::new(self.seed, self.options.clone());
-        let steps = self.options.steps;
-        match catch_unwind(AssertUnwindSafe(|| world.run(steps))) {
-            Ok(result) => result,
-            Err(panic) => Err(world.panicked(panic.as_ref())),
-        }
+        attempt(self.seed, &self.options, true).result
     }
+}
+
+/// A run and what there is to know of it even if it fails.
+pub(super) struct Attempt {
+    pub(super) result: Result<Summary, Box<Violation>>,
+    /// Every disturbance, kept or left out.
+    pub(super) occurred: Vec<Occurrence>,
+    pub(super) steps: u64,
+}
+
+/// Runs a seed; `settles`: through the peace after its faults.
+pub(super) fn attempt(seed: u64, options: &Options, settles: bool) -> Attempt {
+    let mut world = World::new(seed, options.clone());
+    let steps = options.steps;
+    let result = match catch_unwind(AssertUnwindSafe(|| world.run(steps, settles))) {
+        Ok(result) => result,
+        Err(panic) => Err(world.panicked(panic.as_ref())),
+    };
+    Attempt { result, steps: world.steps, occurred: world.occurred }
 }
 
 /// What many seeds did.

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use d_engine_core::{Entry, LogId};
 
+use super::agenda::Happening;
 use super::clients::Outcome;
 use super::node::{MILLION, Node, glance};
 use super::run::Options;
 use super::trace::What;
-use super::world::{Filter, Happening, World};
+use super::world::{Filter, World};
 use super::{Breach, Summary, Violation};
 use crate::{Change, Input, Message, NodeId, Role, Status};
 
@@ -24,17 +25,26 @@ impl World {
         Self::new(seed, Options { nodes: Some(nodes), fault_permille: 0, ..Options::default() })
     }
 
-    /// The whole run of a seed: `steps` with faults, then peace.
-    pub(super) fn run(&mut self, steps: u64) -> Result<Summary> {
+    /// The whole run of a seed: `steps` with faults, then peace if `settles`.
+    pub(super) fn run(&mut self, steps: u64, settles: bool) -> Result<Summary> {
         self.begin_trouble();
-        while self.steps < steps {
+        while self.has_trouble_left(steps) {
             self.step().map_err(|breach| self.violation(breach))?;
         }
         let stopped_at = self.now;
-        self.settle()?;
+        if settles {
+            self.settle()?;
+        }
         let mut summary = self.summary();
         summary.settled_after = Duration::from_micros(self.now - stopped_at);
         Ok(summary)
+    }
+
+    fn has_trouble_left(&self, steps: u64) -> bool {
+        match self.options.until {
+            Some(until) => self.next_at().is_some_and(|at| Duration::from_micros(at) <= until),
+            None => self.steps < steps,
+        }
     }
 
     /// Ends all faults and demands what must then come: one leader, equal logs, everything applied, a write and reads.
@@ -62,6 +72,7 @@ impl World {
 
     fn end_faults(&mut self) -> std::result::Result<(), Breach> {
         self.is_settling = true;
+        self.faults_until = Some(self.now);
         self.trace.note(0, What::Settling, &[]);
         self.profile.stop_faults();
         self.network.heal();

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use d_engine_core::{LogId, Membership};
 
 use super::Breach;
+use super::agenda::Happening;
 use super::clients::KEYS;
 use super::faults::Fault;
+use super::mask::Disturbance;
 use super::node::Order;
 use super::trace::What;
-use super::world::{Happening, World};
+use super::world::World;
 use crate::{Input, NodeId, Restored, Resume};
 
 /// A snapshot file with its metadata.
@@ -56,7 +58,10 @@ impl Shelf {
 impl World {
     /// After an application: perhaps it is time for a snapshot.
     pub(super) fn maybe_make_snapshot(&mut self, id: NodeId) -> Result<(), Breach> {
-        if self.profile.makes_snapshot(&mut self.rng) { self.begin_snapshot(id) } else { Ok(()) }
+        if self.profile.makes_snapshot(&mut self.rng) && self.occurs(Disturbance::Snapshot) {
+            return self.begin_snapshot(id);
+        }
+        Ok(())
     }
 
     /// The node begins to write a snapshot of what its machine holds.
@@ -81,7 +86,7 @@ impl World {
     }
 
     pub(super) fn build(&mut self, id: NodeId) -> Result<(), Breach> {
-        let fails = self.profile.fails_to_read(&mut self.rng);
+        let fails = self.profile.fails_to_read(&mut self.rng) && self.occurs(Fault::ReadError);
         let shelf = &mut self.node_mut(id).shelf;
         match shelf.building.take() {
             // A failed build is local: the next one may succeed.
@@ -114,7 +119,7 @@ impl World {
         let receipt = Receipt { from, life: node.life, session };
         self.trace.note(from, What::SnapshotSent, &[to, snapshot.at.term, snapshot.at.index, session]);
         let after = self.profile.transfer_time(&mut self.rng);
-        if self.network.is_cut(from, to) || self.profile.loses_snapshot(&mut self.rng) {
+        if self.network.is_cut(from, to) || self.loses_snapshot() {
             self.faults.add(Fault::SnapshotLost);
             self.answer_sender(receipt, to, None);
             return Ok(());
@@ -178,11 +183,12 @@ impl World {
 
     /// The machine's turn to install: atomically, durably; or the file turns out to be bad.
     pub(super) fn install(&mut self, id: NodeId, at: LogId) -> Result<(), Breach> {
+        let is_bad = self.profile.fails_to_read(&mut self.rng) && self.occurs(Fault::ReadError);
         let node = &mut self.nodes[id as usize - 1];
         let Some(snapshot) = node.shelf.marked.clone().filter(|marked| marked.at == at) else {
             return Err(Breach::new("What Is Installed Was Received", format!("node {id} installs {at}")));
         };
-        if self.profile.fails_to_read(&mut self.rng) {
+        if is_bad {
             node.shelf.marked = None;
             self.answer_receipt(id, None);
             return self.give(id, Input::SnapshotInstalled { last_included: at, ok: false });
@@ -202,9 +208,13 @@ impl World {
         }
     }
 
+    fn loses_snapshot(&mut self) -> bool {
+        self.profile.loses_snapshot(&mut self.rng) && self.occurs(Fault::SnapshotLost)
+    }
+
     /// The sender's runtime hears what became of its snapshot, in its own time.
     pub(super) fn answer_sender(&mut self, receipt: Receipt, to: NodeId, installed: Option<LogId>) {
-        let is_lost = self.profile.loses_snapshot(&mut self.rng);
+        let is_lost = self.loses_snapshot();
         let after = self.profile.transfer_time(&mut self.rng);
         let installed = installed.filter(|_| !is_lost);
         let Receipt { from, life, session } = receipt;
@@ -213,9 +223,10 @@ impl World {
 
     /// Before a node starts: goes on with an installation that a crash has interrupted. False: another crash came.
     pub(super) fn resume_installation(&mut self, id: NodeId, restored: &Restored) -> Result<bool, Breach> {
-        let is_interrupted = self.profile.is_on(Fault::CrashMidStep) && self.rng.u8(..4) == 0;
+        let Some(snapshot) = self.node(id).shelf.marked.clone() else { return Ok(true) };
+        let comes = self.profile.is_on(Fault::CrashMidStep) && self.rng.u8(..4) == 0;
+        let is_interrupted = comes && self.occurs(Fault::CrashMidStep);
         let node = &mut self.nodes[id as usize - 1];
-        let Some(snapshot) = node.shelf.marked.clone() else { return Ok(true) };
         let step = restored.resume(snapshot.at);
         self.trace.note(id, What::SnapshotResumed, &[step as u64, snapshot.at.term, snapshot.at.index]);
         match step {

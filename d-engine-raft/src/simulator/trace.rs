@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::message::{AppendOutcome, Body, Message};
 use crate::simulator::Fault;
+use crate::simulator::relevance::leading_to;
 use crate::{NodeId, Rejection, Write};
 
 /// What a line is about. The numbers beside it mean what [`Line`]'s `Display` makes of them.
@@ -88,11 +89,11 @@ const NUMBERS: usize = 8;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Line {
     /// Microseconds of virtual time.
-    at: u64,
-    step: u64,
-    node: NodeId,
-    what: What,
-    n: [u64; NUMBERS],
+    pub(super) at: u64,
+    pub(super) step: u64,
+    pub(super) node: NodeId,
+    pub(super) what: What,
+    pub(super) n: [u64; NUMBERS],
 }
 
 /// The last lines, and a hash over all of them.
@@ -111,7 +112,7 @@ impl Trace {
     /// A trace that keeps `capacity` lines; `echo` prints each one to standard error as it happens.
     pub(super) fn new(capacity: usize, echo: bool) -> Self {
         let capacity = capacity.max(1);
-        Self { ring: Vec::with_capacity(capacity), next: 0, capacity, hash: 0, at: 0, step: 0, echo }
+        Self { ring: Vec::with_capacity(capacity.min(1024)), next: 0, capacity, hash: 0, at: 0, step: 0, echo }
     }
 
     /// Hash over every line so far.
@@ -169,10 +170,11 @@ impl Trace {
         self.next = (self.next + 1) % self.capacity;
     }
 
-    /// The last lines as text, oldest first.
-    pub(super) fn lines(&self) -> Vec<String> {
+    /// What led to the breach that `detail` describes, as text, oldest first.
+    pub(super) fn leading_to(&self, detail: &str) -> Vec<String> {
         let split = if self.ring.len() < self.capacity { 0 } else { self.next };
-        self.ring[split..].iter().chain(&self.ring[..split]).map(ToString::to_string).collect()
+        let lines: Vec<_> = self.ring[split..].iter().chain(&self.ring[..split]).copied().collect();
+        leading_to(&lines, detail).iter().map(ToString::to_string).collect()
     }
 }
 
@@ -358,7 +360,7 @@ impl fmt::Display for Line {
 
 const REJECTIONS: [&str; 7] =
     ["not leader", "busy", "too large", "unavailable", "change refused", "no transfer", "disk full"];
-const ROLES: [&str; 6] = ["unformed", "follower", "pre-candidate", "candidate", "LEADER", "failed"];
+pub(super) const ROLES: [&str; 6] = ["unformed", "follower", "pre-candidate", "candidate", "LEADER", "failed"];
 
 fn fmt_write(f: &mut fmt::Formatter<'_>, n: &[u64; NUMBERS]) -> fmt::Result {
     write!(f, "write {}:", n[0])?;

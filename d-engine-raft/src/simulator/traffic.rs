@@ -1,9 +1,10 @@
 //! Messages on their way: what is lost, doubled, late or overtaken.
 
 use super::Breach;
+use super::agenda::Happening;
 use super::faults::Fault;
 use super::trace::What;
-use super::world::{Happening, World};
+use super::world::World;
 use crate::{AppendOutcome, Body, Input, Message, NodeId};
 
 impl World {
@@ -21,7 +22,7 @@ impl World {
     pub(super) fn send(&mut self, from: NodeId, to: NodeId, message: Message) {
         let passes = self.filter.as_mut().is_none_or(|filter| filter(from, to, &message));
         let is_known = (1..=self.nodes.len() as u64).contains(&to);
-        let is_lost = self.profile.loses(&mut self.rng);
+        let is_lost = self.profile.loses(&mut self.rng) && self.occurs(Fault::Loss);
         if !passes || !is_known || is_lost || self.network.is_cut(from, to) {
             self.trace.message(from, to, &message, What::Lost);
             if is_lost {
@@ -31,12 +32,13 @@ impl World {
             return;
         }
         self.trace.message(from, to, &message, What::Sent);
-        if self.profile.duplicates(&mut self.rng) {
+        if self.profile.duplicates(&mut self.rng) && self.occurs(Fault::Duplicate) {
             self.faults.add(Fault::Duplicate);
             self.travel(from, to, message.clone());
         }
         if self.profile.meets_stranger(&mut self.rng)
             && let Some(reply) = stranger(&message)
+            && self.occurs(Fault::Stranger)
         {
             self.faults.add(Fault::Stranger);
             let incarnation = self.rng.u128(..);
@@ -47,7 +49,9 @@ impl World {
 
     fn travel(&mut self, from: NodeId, to: NodeId, message: Message) {
         let mut after = self.profile.delay(&mut self.rng);
-        if let Some(more) = self.profile.lateness(&mut self.rng) {
+        if let Some(more) = self.profile.lateness(&mut self.rng)
+            && self.occurs(Fault::Late)
+        {
             self.faults.add(Fault::Late);
             after += more;
         } else if !self.profile.reorders {
@@ -58,7 +62,7 @@ impl World {
 
     /// The sender of a lost message may learn that the connection broke.
     fn maybe_notice(&mut self, from: NodeId, to: NodeId) {
-        if self.profile.notices_loss(&mut self.rng) {
+        if self.profile.notices_loss(&mut self.rng) && self.occurs(Fault::Unreachable) {
             self.faults.add(Fault::Unreachable);
             let after = self.profile.delay(&mut self.rng);
             let life = self.node(from).life;

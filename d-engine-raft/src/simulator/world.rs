@@ -1,20 +1,19 @@
 //! The world: nodes, their disks, the network between them, and one clock.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use d_engine_core::{EntryKind, LogId};
+use d_engine_core::EntryKind;
 use fastrand::Rng;
 
+use super::agenda::{Agenda, Happening};
 use super::checks::Checks;
 use super::clients::Clients;
 use super::faults::{Fault, FaultCounts, Profile};
+use super::mask::{Disturbance, Occurrence};
 use super::network::{MAX_NODES, Network};
 use super::node::{Node, draw_config, glance};
-use super::run::{Options, Violation};
-use super::snapshots::{Receipt, Snapshot};
+use super::run::Options;
 use super::trace::{Trace, What};
 use super::{Breach, Summary};
 use crate::{Answer, Command, Driver, Event, Input, Message, NodeId, Role, SnapshotTask};
@@ -22,126 +21,20 @@ use crate::{Answer, Command, Driver, Event, Input, Message, NodeId, Role, Snapsh
 /// Decides about a message from one node to another: true lets it pass.
 pub type Filter = Box<dyn FnMut(NodeId, NodeId, &Message) -> bool>;
 
-/// Something that is going to happen.
-#[derive(Debug)]
-pub(super) enum Happening {
-    Arrive {
-        from: NodeId,
-        to: NodeId,
-        message: Message,
-    },
-    Wake {
-        node: NodeId,
-        life: u32,
-    },
-    Timer {
-        node: NodeId,
-        life: u32,
-    },
-    Synced {
-        node: NodeId,
-        life: u32,
-    },
-    Apply {
-        node: NodeId,
-        life: u32,
-    },
-    ReadLog {
-        node: NodeId,
-        life: u32,
-        ticket: u64,
-        first: u64,
-        last: u64,
-        max_bytes: usize,
-    },
-    Broken {
-        node: NodeId,
-        life: u32,
-        to: NodeId,
-    },
-    Restart {
-        node: NodeId,
-        life: u32,
-    },
-    Resume {
-        node: NodeId,
-        life: u32,
-    },
-    Unstall {
-        node: NodeId,
-        life: u32,
-    },
-    /// The disk has refused a write for want of space.
-    Full {
-        node: NodeId,
-        life: u32,
-    },
-    Free {
-        node: NodeId,
-        life: u32,
-    },
-    Heal {
-        partition: u64,
-    },
-    Inject,
-    Request,
-    /// The operator does something.
-    Operate,
-    /// The operator is quick: a new leader is asked at once.
-    Hurry,
-    Deafen {
-        node: NodeId,
-        but: NodeId,
-        restarts: bool,
-    },
-    Ask {
-        node: Option<NodeId>,
-    },
-    Sleep {
-        node: NodeId,
-        life: u32,
-        wakes_after: u64,
-    },
-    Build {
-        node: NodeId,
-        life: u32,
-    },
-    SnapshotArrives {
-        to: NodeId,
-        term: u64,
-        snapshot: Arc<Snapshot>,
-        receipt: Receipt,
-    },
-    SnapshotAnswered {
-        node: NodeId,
-        life: u32,
-        to: NodeId,
-        session: u64,
-        installed: Option<LogId>,
-    },
-    /// `node` shakes hands with `from`.
-    Hello {
-        node: NodeId,
-        life: u32,
-        from: NodeId,
-        incarnation: u128,
-        feature_level: u32,
-    },
-}
-
 /// Several nodes in one seeded world.
 pub struct World {
     pub(super) seed: u64,
     pub(super) options: Options,
     pub(super) profile: Profile,
+    /// Chance, made anew for each step from seed and time: what is left out of a run changes only what follows from it,
+    /// not every later draw.
     pub(super) rng: Rng,
     /// Microseconds since the world began.
     pub(super) now: u64,
     pub(super) steps: u64,
-    queue: BinaryHeap<Reverse<(u64, u64, u32)>>,
-    queued: u64,
-    slots: Vec<Option<Happening>>,
-    free: Vec<u32>,
+    /// Steps before this one at the same time.
+    twins: u64,
+    agenda: Agenda,
     pub(super) nodes: Vec<Node>,
     pub(super) network: Network,
     pub(super) filter: Option<Filter>,
@@ -150,8 +43,12 @@ pub struct World {
     pub(super) checks: Checks,
     pub(super) trace: Trace,
     pub(super) faults: FaultCounts,
+    /// Every disturbance so far, kept or left out.
+    pub(super) occurred: Vec<Occurrence>,
     /// Faults have stopped.
     pub(super) is_settling: bool,
+    /// When they did.
+    pub(super) faults_until: Option<u64>,
     commands: Vec<Command>,
 }
 
@@ -165,7 +62,8 @@ impl World {
     /// The world of `seed`, before its first step. All nodes have empty disks and are about to start.
     pub fn new(seed: u64, options: Options) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let nodes = options.nodes.unwrap_or_else(|| [3, 3, 3, 3, 3, 5, 5, 5, 5, 1][rng.usize(..10)]);
+        let drawn = [3, 3, 3, 3, 3, 5, 5, 5, 5, 1][rng.usize(..10)];
+        let nodes = options.nodes.unwrap_or(drawn);
         assert!((1..=MAX_NODES as u64).contains(&nodes), "a world has 1 to {MAX_NODES} nodes");
         let mut profile = Profile::swarm(&mut rng, options.fault_permille);
         let template = draw_config(&mut rng, &options);
@@ -186,10 +84,8 @@ impl World {
             rng,
             now: 0,
             steps: 0,
-            queue: BinaryHeap::new(),
-            queued: 0,
-            slots: Vec::new(),
-            free: Vec::new(),
+            twins: 0,
+            agenda: Agenda::default(),
             nodes: (1..=nodes).map(|id| Node::new(id, &template, &founders)).collect(),
             network: Network::new(),
             filter: None,
@@ -198,7 +94,9 @@ impl World {
             checks: Checks::new(options.strict),
             trace: Trace::new(options.trace_lines, options.echo),
             faults: FaultCounts::default(),
+            occurred: Vec::new(),
             is_settling: false,
+            faults_until: None,
             commands: Vec::new(),
             options,
         };
@@ -210,30 +108,19 @@ impl World {
     }
 
     pub(super) fn schedule(&mut self, after: u64, happening: Happening) {
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                self.slots[slot as usize] = Some(happening);
-                slot
-            }
-            None => {
-                self.slots.push(Some(happening));
-                self.slots.len() as u32 - 1
-            }
-        };
-        self.queued += 1;
-        self.queue.push(Reverse((self.now.saturating_add(after), self.queued, slot)));
+        self.agenda.plan(self.now.saturating_add(after), happening);
     }
 
     /// The time of the next happening.
     pub(super) fn next_at(&self) -> Option<u64> {
-        self.queue.peek().map(|Reverse((at, _, _))| *at)
+        self.agenda.next_at()
     }
 
     /// Takes one step; false if nothing is left to happen.
     pub(super) fn step(&mut self) -> Result<bool, Breach> {
-        let Some(Reverse((at, _, slot))) = self.queue.pop() else { return Ok(false) };
-        let happening = self.slots[slot as usize].take().expect("a queued slot is filled until it is popped");
-        self.free.push(slot);
+        let Some((at, happening)) = self.agenda.pop() else { return Ok(false) };
+        self.twins = if at == self.now { self.twins + 1 } else { 0 };
+        self.rng = Rng::with_seed(step_seed(self.seed, at, self.twins));
         self.now = at;
         self.steps += 1;
         (self.trace.at, self.trace.step) = (at, self.steps);
@@ -277,6 +164,7 @@ impl World {
             Happening::Operate => self.operate(),
             Happening::Hurry => self.operate_once(),
             Happening::Deafen { node, but, restarts } => self.deafen(node, but, restarts),
+            Happening::Depose { node, life } if self.lives(node, life) => self.depose(node),
             Happening::Ask { node } => self.ask(node),
             Happening::Sleep { node, life, wakes_after } if self.lives(node, life) && !self.is_settling => {
                 self.sleep(node, life, wakes_after);
@@ -335,13 +223,21 @@ impl World {
 
     /// Handles everything that waits, then performs what follows.
     pub(super) fn run_node(&mut self, id: NodeId) -> Result<(), Breach> {
-        let now = self.now;
+        let (now, is_strict) = (self.now, self.options.strict);
         let node = self.node_mut(id);
         let local = node.clock.local(now);
         let Some(driver) = node.driver.as_mut().filter(|_| !node.is_paused) else { return Ok(()) };
-        for event in node.inbox.drain(..) {
+        let mut inbox = std::mem::take(&mut node.inbox);
+        let mut breach = Ok(());
+        for event in inbox.drain(..) {
+            let stale = node.duties.before(driver.raft(), now, &event);
             driver.handle(local, event);
+            if let Some(stale) = stale.filter(|_| is_strict) {
+                breach = breach.and(stale.check(id, driver.raft()));
+            }
         }
+        node.inbox = inbox;
+        breach?;
         let mut commands = std::mem::take(&mut self.commands);
         let driver = self.node_mut(id).driver.as_mut().expect("checked above");
         while let Some(command) = driver.poll() {
@@ -372,24 +268,36 @@ impl World {
             }
         }
         if is_reshaped {
+            self.nodes[at].duties.begin(self.now);
             self.checks.configured(&self.nodes[at])?;
             self.checks.feature_levels(&self.nodes[at], &self.nodes)?;
         }
         let node = &mut self.nodes[at];
         if node.last_role != (Some(glance.role), glance.term) {
             node.last_role = (Some(glance.role), glance.term);
-            if glance.role == Role::Leader && self.profile.operator_interval.is_some() && self.rng.u8(..4) == 0 {
-                let after = self.rng.u64(0..2_000);
-                self.schedule(after, Happening::Hurry);
+            node.duties.begin(self.now);
+            if glance.role == Role::Leader {
+                self.somebody_leads(id);
             }
             self.trace.note(id, What::Role, &[glance.role as u64, glance.term]);
         }
+        self.demand_duties(at, commands)?;
         let node = &mut self.nodes[at];
         if node.last_commit != glance.commit {
             node.last_commit = glance.commit;
             self.trace.note(id, What::Committed, &[glance.commit]);
         }
         self.checks.observe(&self.nodes[at], glance, before, &self.nodes, &mut self.clients)
+    }
+
+    /// What a leader owes. What only delays others is demanded if [`Options::strict`].
+    fn demand_duties(&mut self, at: usize, commands: &[Command]) -> Result<(), Breach> {
+        let node = &mut self.nodes[at];
+        let Some(driver) = node.driver.as_ref().filter(|_| self.options.strict) else { return Ok(()) };
+        let membership = self.checks.configurations.in_force(&node.disk.visible).map(|membership| &**membership);
+        // A clock may be slow by a tenth, and the core looks once in a heartbeat.
+        let limit = node.config.election_timeout_max * 5 / 4 + node.config.heartbeat_interval * 3;
+        node.duties.after(node.id, driver.raft(), commands, membership, self.now, limit.as_micros() as u64)
     }
 
     fn perform_all(&mut self, id: NodeId, commands: &mut Vec<Command>) -> Result<(), Breach> {
@@ -509,48 +417,19 @@ impl World {
         }
     }
 
-    pub(super) fn violation(&self, breach: Breach) -> Box<Violation> {
-        let mut trace = self.trace.lines();
-        for node in &self.nodes {
-            let (durable, visible) = (node.disk.durable.last(), node.disk.visible.last());
-            let state = match &node.driver {
-                Some(driver) => format!("{:?}", glance(driver)),
-                None => "down".to_owned(),
-            };
-            let snapshot = node.shelf.newest.as_ref().map(|snapshot| snapshot.at).unwrap_or_default();
-            let configuration = node.driver.as_ref().and_then(|driver| driver.raft().membership().cloned());
-            trace.push(format!(
-                "node {}: disk {:?} {}..{durable}, log {visible}, snapshot {snapshot}, {state}, {:?}",
-                node.id,
-                node.disk.hard_state,
-                node.disk.durable.purged(),
-                configuration.map(|membership| membership.members)
-            ));
-        }
-        Box::new(Violation {
-            seed: self.seed,
-            step: self.steps,
-            time: Duration::from_micros(self.now),
-            property: breach.property.to_owned(),
-            detail: breach.detail,
-            trace,
-        })
+    /// Something that the seed wants to do now: whether this run keeps it.
+    pub(super) fn occurs(&mut self, kind: impl Into<Disturbance>) -> bool {
+        let occurrence = Occurrence { at: self.now, kind: kind.into() };
+        self.occurred.push(occurrence);
+        self.options.keeps(occurrence)
     }
+}
 
-    /// A panic inside a node, as a violation.
-    pub(super) fn panicked(&self, panic: &(dyn std::any::Any + Send)) -> Box<Violation> {
-        let text = panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-            .unwrap_or_default();
-        Box::new(Violation {
-            seed: self.seed,
-            step: self.steps,
-            time: Duration::from_micros(self.now),
-            property: "No Panic".to_owned(),
-            detail: text,
-            trace: self.trace.lines(),
-        })
+/// Where chance begins in the step at time `at`, the one after `twins` others of that time.
+fn step_seed(seed: u64, at: u64, twins: u64) -> u64 {
+    let mut mixed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ at.wrapping_add(twins << 48);
+    for factor in [0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb] {
+        mixed = (mixed ^ (mixed >> 31)).wrapping_mul(factor);
     }
+    mixed ^ (mixed >> 29)
 }
