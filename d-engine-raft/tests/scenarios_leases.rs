@@ -2,82 +2,33 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod directed;
 mod world;
 
-use d_engine_raft::simulator::{Violation, World};
-use d_engine_raft::{Change, Mutant, NodeId, Role};
+use d_engine_raft::simulator::World;
+use d_engine_raft::{Change, Mutant, Role};
+use directed::{DIRECTED, notices};
 use world::*;
 
-type Checked = Result<(), Box<Violation>>;
-
 /// Every seed holds as it is, and some seed breaks with the rule broken.
-fn notices(mutant: Mutant, scenario: impl Fn(World) -> Checked, nodes: u64) {
-    for seed in 0..20 {
-        scenario(broken(seed, nodes, Mutant::None)).unwrap_or_else(|violation| panic!("{violation:?}"));
-    }
-    let found = (0..20).filter(|seed| scenario(broken(*seed, nodes, mutant)).is_err()).count();
-    assert!(found > 0, "{mutant:?} is not noticed");
-}
-
-/// A node that does not hear the leader challenges it, and from then on the leader hears nobody. `meanwhile` happens to
-/// the third node while the request for votes travels.
-fn challenge(mut world: World, meanwhile: impl Fn(&mut World, NodeId) -> Checked) -> Checked {
-    let leader = form(&mut world);
-    let [challenger, third] = others(&world, leader)[..] else { unreachable!() };
-    world.cut(leader, challenger);
-    world.run_until(MINUTE, |world| world.role(challenger) == Some(Role::PreCandidate))?;
-    world.cut(challenger, leader);
-    world.cut(third, leader);
-    meanwhile(&mut world, third)?;
-    world.run_until(FAILOVER * 2, |world| world.leader() == Some(challenger))?;
-    let request = world.propose(challenger)?;
-    world.run_until(FAILOVER, |world| done(world, request))?;
-    // Must not be answered from the old leader's state.
-    world.read(leader)?;
-    world.run_for(millis(100))
+fn a_director_notices(mutant: Mutant) {
+    let directed = DIRECTED.iter().find(|directed| directed.breaks == mutant).unwrap();
+    notices(mutant, directed.run, directed.nodes);
 }
 
 #[test]
 fn a_voter_that_hears_the_leader_refuses_its_challenger_so_that_leases_hold() {
-    notices(Mutant::NoStickiness, |world| challenge(world, |_, _| Ok(())), 3);
+    a_director_notices(Mutant::NoStickiness);
 }
 
 #[test]
 fn a_voter_restarted_inside_a_lease_is_asked_at_once_and_refuses() {
-    let restart = |world: &mut World, node| {
-        world.crash(node, None)?;
-        world.restart(node)
-    };
-    notices(Mutant::VoteAtStartInsideLease, |world| challenge(world, restart), 3);
+    a_director_notices(Mutant::VoteAtStartInsideLease);
 }
 
 #[test]
 fn a_change_before_the_first_commit_of_a_term_is_refused() {
-    notices(Mutant::ChangeBeforeOwnTermCommit, two_leaders_change_at_once, 4);
-}
-
-/// The bug of 2015: two leaders each change one voter of a configuration that neither knows to be replaced.
-fn two_leaders_change_at_once(mut world: World) -> Checked {
-    elect(&mut world, 1, |_, _, _| true);
-    assert!(world.run_until(MINUTE, |world| (1..=4).all(|node| world.applied(node) >= 2))?);
-    world.set_filter(|_, _, message| !is_campaign(message) && entries_term(message).is_none());
-    let (term, index) = world.status(1).map(|status| (status.term, status.last.index + 1)).unwrap();
-    world.change(1, Change::Remove { node: 4 })?;
-    assert!(world.run_until(MINUTE, |world| holds(world, 1, term, index))?);
-    world.crash(1, Some(0))?;
-    elect(&mut world, 2, |_, to, message| entries_term(message).is_none() || to == 4);
-    world.change(2, Change::Remove { node: 3 })?;
-    world.run_for(millis(200))?;
-    world.crash(2, None)?;
-    world.crash(4, None)?;
-    world.restart(1)?;
-    world.clear_filter();
-    if world.run_until(FAILOVER * 2, |world| world.leader() == Some(1))? {
-        world.propose(1)?;
-    }
-    world.restart(2)?;
-    world.restart(4)?;
-    world.settle()
+    a_director_notices(Mutant::ChangeBeforeOwnTermCommit);
 }
 
 #[test]

@@ -39,15 +39,17 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    #[command(disable_help_flag = true)]
     /// Runs the seeded simulation of consensus, as in `simulate --seeds 100000` or `simulate --seed 7 --trace`
     Simulate {
-        /// Goes to d-engine-raft's example `simulate`: --seeds N, --first N, --seed S, --nodes N, --trace, …
+        /// Goes to d-engine-raft's example `simulate`; --help lists its flags
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    #[command(disable_help_flag = true)]
     /// Breaks every rule of consensus, one at a time, and shows that the simulation finds it
     Mutants {
-        /// Goes to d-engine-raft's example `mutants`: --seeds N, --threads N, --only NAME
+        /// Goes to d-engine-raft's example `mutants`; --help lists its flags
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -59,9 +61,9 @@ fn main() -> ExitCode {
         Task::Verify { only, list: false } => verify::verify(&only),
         Task::Fix => fix(),
         Task::Codegen { check } => codegen::codegen(check).map_err(Failed::Because),
-        Task::Simulate { arguments } => raft_example("simulate", "simulator", &arguments),
-        // A build of its own: no other has the feature that breaks rules.
-        Task::Mutants { arguments } => raft_example("mutants", "mutants", &arguments),
+        Task::Simulate { arguments } => raft_example("simulate", &["--release"], &arguments),
+        // With debug assertions, which notice some breaches before they do harm.
+        Task::Mutants { arguments } => raft_example("mutants", &[], &arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -86,10 +88,14 @@ fn fix() -> Result<(), Failed> {
     cargo(&["fmt", "--all"])
 }
 
-fn raft_example(example: &str, feature: &str, arguments: &[String]) -> Result<(), Failed> {
-    let cargo_arguments =
-        ["run", "--release", "-p", "d-engine-raft", "--example", example, "--features", feature, "--"];
-    cargo(&cargo_arguments.into_iter().chain(arguments.iter().map(String::as_str)).collect::<Vec<_>>())
+/// Runs an example of d-engine-raft. Examples are built with the feature that breaks rules; no product is.
+fn raft_example(example: &str, profile: &[&str], arguments: &[String]) -> Result<(), Failed> {
+    let built = ["--quiet", "-p", "d-engine-raft", "--example", example, "--features", "mutants"];
+    cargo(&["build"].iter().chain(profile).chain(&built).copied().collect::<Vec<_>>())?;
+    let run = ["run"].iter().chain(profile).chain(&built).chain(&["--"]).copied();
+    let run: Vec<_> = run.chain(arguments.iter().map(String::as_str)).collect();
+    // What it found, or what is wrong with its arguments, it has said itself.
+    cargo(&run).map_err(|_| Failed::Reported)
 }
 
 /// Runs cargo in the workspace with this process's own streams.

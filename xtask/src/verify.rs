@@ -115,11 +115,19 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "simulation",
-        title: "9,000 seeds beside the 1,000 of the tests",
+        title: "10,000 seeds beside the 1,000 of the tests, 100 million steps",
         needs: &["build"],
         tool: None,
         limit: minutes(20),
-        work: Work::Programs(&[&["examples/simulate", "--first", "1000", "--seeds", "9000"]]),
+        work: Work::Programs(&[&["examples/simulate", "--first", "1000", "--seeds", "10000"]]),
+    },
+    Step {
+        name: "mutants",
+        title: "every rule of consensus is broken, and the simulation finds it within 2,000 seeds",
+        needs: &["build"],
+        tool: None,
+        limit: minutes(20),
+        work: Work::Programs(&[&["examples/mutants", "--seeds", "2000"]]),
     },
     Step {
         name: "examples",
@@ -351,7 +359,9 @@ impl Run {
             let mut command = Command::new(self.target.join("debug").join(program[0]));
             command.args(&program[1..]).current_dir(&directory);
             // A line that begins with a brace is a result for programs, and short.
-            let shown = |line: &str| (line.starts_with('{') || line.ends_with("violations")).then(|| line.to_string());
+            let is_news =
+                |line: &str| line.starts_with('{') || line.ends_with("violations") || line.ends_with(" found");
+            let shown = |line: &str| is_news(line).then(|| line.to_string());
             let ended = process::run(&mut command, &log, step.limit, shown);
             if let (_, Err(report)) = counted_as_one(&log, ended) {
                 let report = format!("        {} failed:\n{report}", program.join(" "));

@@ -247,6 +247,45 @@ fn no_file_points_outside_the_repository() {
     }
 }
 
+/// The feature that breaks rules of consensus on purpose.
+const BREAKS: &str = "mutants";
+
+#[test]
+fn only_the_tests_of_raft_ask_for_the_feature_that_breaks_rules() {
+    let asks = |value: &Value| value.get("features").and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut askers = Vec::new();
+    for member in members() {
+        for kind in ["dependencies", "build-dependencies", "dev-dependencies"] {
+            let Some(Value::Table(dependencies)) = member.manifest.get(kind) else { continue };
+            let named = dependencies.values().any(|value| asks(value).iter().any(|name| name.as_str() == Some(BREAKS)));
+            askers.extend(named.then(|| format!("{} in {kind}", member.name)));
+        }
+        let Some(Value::Table(features)) = member.manifest.get("features") else { continue };
+        let passes = |name: &Value| name.as_str().is_some_and(|name| name.ends_with(&format!("/{BREAKS}")));
+        let named = features.values().any(|list| list.as_array().is_some_and(|list| list.iter().any(passes)));
+        askers.extend(named.then(|| format!("{} in its features", member.name)));
+    }
+    assert_eq!(askers, ["d-engine-raft in dev-dependencies"]);
+}
+
+/// Features of d-engine-raft in a build of `package`, as cargo resolves them along `edges`.
+fn features_of_raft(package: &str, edges: &str) -> String {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let tree = ["tree", "--locked", "--offline", "-p", package, "-e", edges, "-i", "d-engine-raft"];
+    let tree = Command::new(cargo).args(tree).current_dir(root()).output().unwrap();
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    String::from_utf8(tree.stdout).unwrap()
+}
+
+#[test]
+fn no_build_of_the_binary_can_break_rules() {
+    let tests = features_of_raft("d-engine-raft", "normal,dev,features");
+    assert!(tests.contains(BREAKS), "the tests of raft can:\n{tests}");
+    let tree = features_of_raft("d-engine-cli", "normal,build,features");
+    assert!(tree.contains("d-engine-cli v"), "{tree}");
+    assert!(!tree.contains(BREAKS) && !tree.contains("simulator"), "{tree}");
+}
+
 /// A member with the given dependency tables.
 fn member(name: &str, tables: &str) -> Member {
     Member::parse(name, &format!("[package]\nname = \"{name}\"\n[lints]\nworkspace = true\n{tables}"))
