@@ -7,10 +7,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use d_engine_core::{Error, KvStore, WriteBatch};
 
-use crate::law::Report;
+use crate::crash::SimulatedDisk;
+use crate::law::{self, Report};
 use crate::performance;
+use crate::process::{self, Child};
 
 pub mod laws;
+mod subject;
 
 /// Opens the store under test.
 #[async_trait]
@@ -24,13 +27,39 @@ pub trait KvStoreBuilder: Send + Sync {
     /// Empties the place. Runs before each law, while nothing is open.
     async fn cleanup(&self) -> Result<(), Error>;
 
-    /// A builder whose place is `dir`, for the laws that need a directory or another process; without it they are
+    /// A builder whose place is `dir`, an empty directory or one in which an earlier builder worked, perhaps in another
+    /// process. It shares nothing with this one. The laws of crashes, damage and full disks need it; without it they are
     /// printed as not checked.
     fn at(_dir: &Path) -> Option<Self>
     where
         Self: Sized,
     {
         None
+    }
+
+    /// Whether damage to the last writes can never be taken for a write that a crash interrupted. A store that knows the end
+    /// of its log from the bytes alone answers false; the laws of damage then also accept a state that ends earlier,
+    /// after one of the groups of writes, and nothing else.
+    fn tells_torn_tail_from_damage(&self) -> bool {
+        true
+    }
+
+    /// Whether a call for which the disk has no space is refused with `NoSpace`, changes nothing and can be repeated. A
+    /// store that cannot promise it answers false: it may then fail in any way, and must be sound after a reopen.
+    fn refuses_cleanly_when_full(&self) -> bool {
+        true
+    }
+
+    /// A new, empty disk in memory for which the suite chooses when its power goes, and what is left then: for stores
+    /// whose file accesses can be diverted.
+    fn simulated_disk(&self) -> Option<Box<dyn SimulatedDisk<Self::Store>>> {
+        None
+    }
+
+    /// False for a store that does not promise to keep flushed writes over a loss of power: the laws of power cuts are
+    /// then not checked.
+    fn survives_power_loss(&self) -> bool {
+        true
     }
 }
 
@@ -40,7 +69,7 @@ pub trait KvStoreBuilder: Send + Sync {
 macro_rules! __kv_store_laws {
     ($callback:ident $arguments:tt) => {
         $crate::$callback! { $arguments
-            checked {
+            laws {
                 a_new_store_is_empty
                 what_is_written_is_read
                 a_batch_applies_in_order
@@ -56,12 +85,17 @@ macro_rules! __kv_store_laws {
                 replace_all_is_durable_on_return
                 a_second_open_is_locked
             }
+            crash_laws {
+                kill_nine_loses_nothing_flushed
+                copies_of_a_stopped_process_hold_a_prefix
+                crash_images_hold_a_prefix
+                power_cut_loses_nothing_flushed
+                a_torn_tail_is_cut
+                damage_is_corrupt_and_never_an_empty_store
+                a_failed_write_or_sync_is_an_error
+                a_full_disk_is_clean_and_retryable
+            }
             unchecked {
-                crash_images_hold_a_prefix: "not checked: needs a simulated disk, which this suite does not have yet"
-                kill_nine_loses_nothing_flushed: "not checked: needs a child process to kill, which this suite does not start yet"
-                power_cut_loses_nothing_flushed: "not checked: needs a file system to shut down, which this suite does not mount yet"
-                damage_is_corrupt_and_never_an_empty_store: "not checked: needs the store's files, which this suite does not damage yet"
-                a_failed_write_or_sync_is_an_error: "not checked: needs a disk that fails, which this suite does not have yet"
             }
         }
     };
@@ -72,13 +106,20 @@ macro_rules! __kv_store_laws {
 pub struct KvStoreTestSuite;
 
 impl KvStoreTestSuite {
-    /// Checks every law, prints those that could not be checked and the totals.
+    /// Checks every law, prints those that could not be checked and the totals. The laws of crashes run the test binary
+    /// once more as another process, and need the tests of the macro for that: here they are not checked.
     ///
     /// # Errors
     /// `Backend` with every broken law: what was expected, what was found, why it matters.
     pub async fn run_all_tests<B: KvStoreBuilder>(builder: B) -> Result<(), Error> {
+        Self::run_all_tests_with(builder, &Child::none()).await
+    }
+
+    /// [`run_all_tests`](Self::run_all_tests) with a test to run as another process.
+    #[doc(hidden)]
+    pub async fn run_all_tests_with<B: KvStoreBuilder>(builder: B, child: &Child) -> Result<(), Error> {
         let mut report = Report::default();
-        crate::__kv_store_laws! { __run_all { laws, report, builder } }
+        crate::__kv_store_laws! { __run_all { laws, report, builder, child } }
         report.finish("key-value store")
     }
 
@@ -106,4 +147,14 @@ async fn writing<B: KvStoreBuilder>(builder: &B, n: u64) -> Result<Duration, Err
         Ok(())
     })
     .await
+}
+
+/// The body of the test that runs as another process; returns at once if this process is not one.
+#[doc(hidden)]
+pub fn run_child<B: KvStoreBuilder>(_: impl FnOnce() -> B) {
+    if let Some(job) = process::job() {
+        law::on_a_runtime(Box::pin(async {
+            crate::crash::run_job::<subject::Kv<B>>(&job).await;
+        }));
+    }
 }

@@ -3,6 +3,7 @@
 use std::fmt::{self, Debug};
 use std::future::Future;
 use std::io::Write;
+use std::pin::Pin;
 
 use d_engine_core::Error;
 
@@ -36,6 +37,13 @@ pub struct Violation {
     expected: String,
     found: String,
     why: &'static str,
+}
+
+impl Violation {
+    /// What was expected, and what was found.
+    pub(crate) fn parts(&self) -> (&str, &str) {
+        (&self.expected, &self.found)
+    }
 }
 
 impl fmt::Display for Violation {
@@ -103,6 +111,17 @@ pub(crate) fn not_checked(why: impl Into<String>) -> LawResult {
     Ok(Outcome::NotChecked { why: why.into() })
 }
 
+/// The outcome of a law for which this machine lacks something, which `remedy` gets. A broken law where `CI` is set and
+/// the process is root: there nothing is left out unnoticed.
+pub(crate) fn missing(why: Why, what: &str, remedy: &str) -> LawResult {
+    let ci = std::env::var("CI").is_ok_and(|ci| ci == "true" || ci == "1");
+    if ci && rustix::process::geteuid().is_root() {
+        let expected = format!("this law is checked where CI is set and the tests run as root; {remedy}");
+        return Err(why.violation(expected, what));
+    }
+    not_checked(format!("{what}; {remedy}"))
+}
+
 /// Debug text that stays readable when the value is a long list.
 fn brief(value: &impl Debug) -> String {
     let mut text = format!("{value:?}");
@@ -117,15 +136,20 @@ fn brief(value: &impl Debug) -> String {
 ///
 /// # Panics
 /// If the law is broken.
-pub fn run_as_test(law: &str, check: impl Future<Output = LawResult>) {
+pub fn run_as_test(law: &str, check: Pin<Box<dyn Future<Output = LawResult> + '_>>) {
+    if let Err(violation) = report(law, on_a_runtime(check)) {
+        panic!("the law `{law}` is broken{violation}");
+    }
+}
+
+/// Waits for a future on a runtime of its own. Boxed, so that the runtime is compiled once and not for each law.
+pub(crate) fn on_a_runtime<T>(future: Pin<Box<dyn Future<Output = T> + '_>>) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .expect("a test process may start two threads");
-    if let Err(violation) = report(law, runtime.block_on(check)) {
-        panic!("the law `{law}` is broken{violation}");
-    }
+    runtime.block_on(future)
 }
 
 /// Collects the laws of one run.

@@ -32,13 +32,19 @@
 //! Each `build()` opens the same place; `cleanup()` empties it and runs before each law. A law that could not be checked
 //! is printed as *not checked*, with the reason, and never counts as held.
 
+mod crash;
 mod entries;
 pub mod kv_store_test;
 mod law;
 mod macros;
+mod mount;
 mod performance;
+mod process;
 pub mod state_machine_test;
 pub mod storage_engine_test;
+mod subject;
 
+pub use crash::SimulatedDisk;
 pub use entries::create_test_entry;
 pub use law::{LawResult, Outcome, Violation, run_as_test};
+pub use process::Child;

@@ -43,7 +43,8 @@ macro_rules! state_machine_tests {
 macro_rules! __tests {
     (
         { $module:ident, $area:ident, $suite:ident, $builder:expr }
-        checked { $($law:ident)* }
+        laws { $($law:ident)* }
+        crash_laws { $($crash_law:ident)* }
         unchecked { $($later:ident: $why:literal)* }
     ) => {
         #[cfg(test)]
@@ -54,30 +55,44 @@ macro_rules! __tests {
             $(
                 #[test]
                 fn $law() {
-                    $crate::run_as_test(stringify!($law), async {
+                    $crate::run_as_test(stringify!($law), Box::pin(async {
                         $crate::$area::laws::$law(&$builder).await
-                    });
+                    }));
+                }
+            )*
+            // Runs as another process; as a test among others it does nothing.
+            #[test]
+            fn child() {
+                $crate::$area::run_child(|| $builder);
+            }
+
+            $(
+                #[test]
+                fn $crash_law() {
+                    $crate::run_as_test(stringify!($crash_law), Box::pin(async {
+                        $crate::$area::laws::$crash_law(&$builder, &$crate::Child::of(module_path!())).await
+                    }));
                 }
             )*
             $(
                 #[test]
                 #[ignore = $why]
                 fn $later() {
-                    $crate::run_as_test(stringify!($later), async {
+                    $crate::run_as_test(stringify!($later), Box::pin(async {
                         Ok($crate::Outcome::unchecked($why))
-                    });
+                    }));
                 }
             )*
 
             #[test]
             #[ignore = "timed; run with --ignored on a quiet machine"]
             fn performance() {
-                $crate::run_as_test("performance", async {
+                $crate::run_as_test("performance", Box::pin(async {
                     if let Err(error) = $crate::$area::$suite::run_performance_tests($builder).await {
                         panic!("{error}");
                     }
                     Ok($crate::Outcome::Held)
-                });
+                }));
             }
         }
     };
@@ -88,11 +103,13 @@ macro_rules! __tests {
 #[macro_export]
 macro_rules! __run_all {
     (
-        { $laws:ident, $report:ident, $builder:ident }
-        checked { $($law:ident)* }
+        { $laws:ident, $report:ident, $builder:ident, $child:ident }
+        laws { $($law:ident)* }
+        crash_laws { $($crash_law:ident)* }
         unchecked { $($later:ident: $why:literal)* }
     ) => {
         $( $report.add(stringify!($law), $laws::$law(&$builder).await); )*
+        $( $report.add(stringify!($crash_law), $laws::$crash_law(&$builder, $child).await); )*
         $( $report.add(stringify!($later), Ok($crate::Outcome::unchecked($why))); )*
     };
 }

@@ -8,11 +8,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use d_engine_core::{Error, StateMachine};
 
+use crate::crash::SimulatedDisk;
 pub use crate::create_test_entry;
-use crate::law::Report;
+use crate::law::{self, Report};
+use crate::process::{self, Child};
 use crate::{entries, performance};
 
 pub mod laws;
+mod subject;
 
 /// Opens the machine under test, and says what its commands look like.
 #[async_trait]
@@ -46,13 +49,39 @@ pub trait StateMachineBuilder: Send + Sync {
         false
     }
 
-    /// A builder whose place is `dir`, for the laws that need a directory or another process; without it they are
+    /// A builder whose place is `dir`, an empty directory or one in which an earlier builder worked, perhaps in another
+    /// process. It shares nothing with this one. The laws of crashes, damage and full disks need it; without it they are
     /// printed as not checked.
     fn at(_dir: &Path) -> Option<Self>
     where
         Self: Sized,
     {
         None
+    }
+
+    /// Whether damage to the last writes can never be taken for a write that a crash interrupted. A store that knows the end
+    /// of its log from the bytes alone answers false; the laws of damage then also accept a state that ends earlier,
+    /// after one of the groups of writes, and nothing else.
+    fn tells_torn_tail_from_damage(&self) -> bool {
+        true
+    }
+
+    /// Whether a call for which the disk has no space is refused with `NoSpace`, changes nothing and can be repeated. A
+    /// store that cannot promise it answers false: it may then fail in any way, and must be sound after a reopen.
+    fn refuses_cleanly_when_full(&self) -> bool {
+        true
+    }
+
+    /// A new, empty disk in memory for which the suite chooses when its power goes, and what is left then: for stores
+    /// whose file accesses can be diverted.
+    fn simulated_disk(&self) -> Option<Box<dyn SimulatedDisk<dyn StateMachine>>> {
+        None
+    }
+
+    /// False for a store that does not promise to keep flushed writes over a loss of power: the laws of power cuts are
+    /// then not checked.
+    fn survives_power_loss(&self) -> bool {
+        true
     }
 }
 
@@ -62,7 +91,7 @@ pub trait StateMachineBuilder: Send + Sync {
 macro_rules! __state_machine_laws {
     ($callback:ident $arguments:tt) => {
         $crate::$callback! { $arguments
-            checked {
+            laws {
                 a_new_machine_is_empty
                 it_runs_between_start_and_stop
                 effects_and_marker_become_visible_together
@@ -83,10 +112,16 @@ macro_rules! __state_machine_laws {
                 an_installed_snapshot_is_durable_on_return
                 reset_is_durable_on_return
             }
+            crash_laws {
+                kill_nine_leaves_one_moment
+                copies_of_a_stopped_process_hold_one_moment
+                crash_images_hold_one_moment
+                power_cut_leaves_one_moment
+                damage_is_corrupt_and_never_another_state
+                a_failed_write_or_sync_is_an_error
+                a_full_disk_is_clean_and_retryable
+            }
             unchecked {
-                crash_images_hold_one_moment: "not checked: needs a simulated disk, which this suite does not have yet"
-                kill_nine_leaves_one_moment: "not checked: needs a child process to kill, which this suite does not start yet"
-                power_cut_leaves_one_moment: "not checked: needs a file system to shut down, which this suite does not mount yet"
                 a_newer_command_stops_the_replica: "not checked: needs a command of a newer version, which builders do not provide yet"
             }
         }
@@ -98,13 +133,20 @@ macro_rules! __state_machine_laws {
 pub struct StateMachineTestSuite;
 
 impl StateMachineTestSuite {
-    /// Checks every law, prints those that could not be checked and the totals.
+    /// Checks every law, prints those that could not be checked and the totals. The laws of crashes run the test binary
+    /// once more as another process, and need the tests of the macro for that: here they are not checked.
     ///
     /// # Errors
     /// `Backend` with every broken law: what was expected, what was found, why it matters.
     pub async fn run_all_tests<B: StateMachineBuilder>(builder: B) -> Result<(), Error> {
+        Self::run_all_tests_with(builder, &Child::none()).await
+    }
+
+    /// [`run_all_tests`](Self::run_all_tests) with a test to run as another process.
+    #[doc(hidden)]
+    pub async fn run_all_tests_with<B: StateMachineBuilder>(builder: B, child: &Child) -> Result<(), Error> {
         let mut report = Report::default();
-        crate::__state_machine_laws! { __run_all { laws, report, builder } }
+        crate::__state_machine_laws! { __run_all { laws, report, builder, child } }
         report.finish("state machine")
     }
 
@@ -128,4 +170,14 @@ async fn applying<B: StateMachineBuilder>(builder: &B, n: u64) -> Result<Duratio
     let taken = performance::time(machine.apply_chunk(chunk)).await?;
     machine.stop()?;
     Ok(taken)
+}
+
+/// The body of the test that runs as another process; returns at once if this process is not one.
+#[doc(hidden)]
+pub fn run_child<B: StateMachineBuilder>(_: impl FnOnce() -> B) {
+    if let Some(job) = process::job() {
+        law::on_a_runtime(Box::pin(async {
+            crate::crash::run_job::<subject::Machine<B>>(&job).await;
+        }));
+    }
 }

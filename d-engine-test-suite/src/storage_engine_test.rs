@@ -7,11 +7,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use d_engine_core::{Error, LogStore, StorageEngine};
 
+use crate::crash::SimulatedDisk;
 pub use crate::create_test_entry;
-use crate::law::Report;
+use crate::law::{self, Report};
 use crate::performance;
+use crate::process::{self, Child};
 
 pub mod laws;
+mod subject;
 
 /// Opens the engine under test.
 #[async_trait]
@@ -25,12 +28,32 @@ pub trait StorageEngineBuilder: Send + Sync {
     /// Empties the place. Runs before each law, while nothing is open.
     async fn cleanup(&self) -> Result<(), Error>;
 
-    /// A builder whose place is `dir`, for the laws that need a directory or another process; without it they are
+    /// A builder whose place is `dir`, an empty directory or one in which an earlier builder worked, perhaps in another
+    /// process. It shares nothing with this one. The laws of crashes, damage and full disks need it; without it they are
     /// printed as not checked.
     fn at(_dir: &Path) -> Option<Self>
     where
         Self: Sized,
     {
+        None
+    }
+
+    /// Whether damage to the last writes can never be taken for a write that a crash interrupted. A store that knows the end
+    /// of its log from the bytes alone answers false; the laws of damage then also accept a state that ends earlier,
+    /// after one of the groups of writes, and nothing else.
+    fn tells_torn_tail_from_damage(&self) -> bool {
+        true
+    }
+
+    /// Whether a call for which the disk has no space is refused with `NoSpace`, changes nothing and can be repeated. A
+    /// store that cannot promise it answers false: it may then fail in any way, and must be sound after a reopen.
+    fn refuses_cleanly_when_full(&self) -> bool {
+        true
+    }
+
+    /// A new, empty disk in memory for which the suite chooses when its power goes, and what is left then: for stores
+    /// whose file accesses can be diverted.
+    fn simulated_disk(&self) -> Option<Box<dyn SimulatedDisk<Self::Engine>>> {
         None
     }
 }
@@ -41,7 +64,7 @@ pub trait StorageEngineBuilder: Send + Sync {
 macro_rules! __storage_engine_laws {
     ($callback:ident $arguments:tt) => {
         $crate::$callback! { $arguments
-            checked {
+            laws {
                 a_new_store_is_empty
                 persist_is_contiguous
                 entries_come_back_as_they_were
@@ -68,16 +91,23 @@ macro_rules! __storage_engine_laws {
                 reset_is_durable_on_return
                 a_second_open_is_locked
             }
+            crash_laws {
+                kill_nine_loses_nothing_flushed
+                kill_nine_keeps_the_vote
+                copies_of_a_stopped_process_hold_a_prefix
+                crash_images_hold_a_prefix
+                power_cut_loses_nothing_flushed
+                power_cut_keeps_the_vote
+                what_open_shows_is_durable
+                a_torn_tail_is_cut
+                damage_is_corrupt_and_never_a_hole
+                unreadable_hard_state_is_an_error
+                a_failed_write_or_sync_poisons
+                a_failed_save_of_the_vote_poisons
+                a_full_disk_is_clean_and_retryable
+                purge_shrinks_disk_use
+            }
             unchecked {
-                crash_images_hold_a_prefix: "not checked: needs a simulated disk, which this suite does not have yet"
-                kill_nine_loses_nothing_flushed: "not checked: needs a child process to kill, which this suite does not start yet"
-                power_cut_loses_nothing_flushed: "not checked: needs a file system to shut down, which this suite does not mount yet"
-                a_torn_tail_is_cut: "not checked: needs the store's files, which this suite does not damage yet"
-                damage_is_corrupt_and_never_a_hole: "not checked: needs the store's files, which this suite does not damage yet"
-                unreadable_hard_state_is_an_error: "not checked: needs the store's files, which this suite does not damage yet"
-                a_failed_write_or_sync_poisons: "not checked: needs a disk that fails, which this suite does not have yet"
-                a_full_disk_is_clean_and_retryable: "not checked: needs a full disk, which this suite does not have yet"
-                purge_shrinks_disk_use: "not checked: needs the store's files, which this suite does not measure yet"
             }
         }
     };
@@ -88,13 +118,20 @@ macro_rules! __storage_engine_laws {
 pub struct StorageEngineTestSuite;
 
 impl StorageEngineTestSuite {
-    /// Checks every law, prints those that could not be checked and the totals.
+    /// Checks every law, prints those that could not be checked and the totals. The laws of crashes run the test binary
+    /// once more as another process, and need the tests of the macro for that: here they are not checked.
     ///
     /// # Errors
     /// `Backend` with every broken law: what was expected, what was found, why it matters.
     pub async fn run_all_tests<B: StorageEngineBuilder>(builder: B) -> Result<(), Error> {
+        Self::run_all_tests_with(builder, &Child::none()).await
+    }
+
+    /// [`run_all_tests`](Self::run_all_tests) with a test to run as another process.
+    #[doc(hidden)]
+    pub async fn run_all_tests_with<B: StorageEngineBuilder>(builder: B, child: &Child) -> Result<(), Error> {
         let mut report = Report::default();
-        crate::__storage_engine_laws! { __run_all { laws, report, builder } }
+        crate::__storage_engine_laws! { __run_all { laws, report, builder, child } }
         report.finish("storage engine")
     }
 
@@ -115,4 +152,15 @@ async fn persisting<B: StorageEngineBuilder>(builder: &B, n: u64) -> Result<Dura
     log.reset().await?;
     let entries = crate::entries::entries(1, n, 1);
     performance::time(log.persist_entries(entries)).await
+}
+
+/// The body of the test that runs as another process; returns at once if this process is not one.
+#[doc(hidden)]
+pub fn run_child<B: StorageEngineBuilder>(_: impl FnOnce() -> B) {
+    if let Some(job) = process::job() {
+        law::on_a_runtime(Box::pin(async {
+            crate::crash::run_job::<subject::Log<B>>(&job).await;
+            crate::crash::run_job::<subject::Vote<B>>(&job).await;
+        }));
+    }
 }

@@ -1,6 +1,7 @@
 //! The laws one by one. Each begins with an empty store.
 
 mod content;
+mod crash;
 mod model;
 mod reopen;
 
@@ -8,19 +9,21 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 pub use content::*;
+pub use crash::*;
 use d_engine_core::{Direction, Error, KeyRange, KvStore, KvView, Result, WriteBatch};
 pub use model::*;
 pub use reopen::*;
 
 use super::KvStoreBuilder;
 use crate::law::{Violation, Why};
+use crate::process::open_again;
 
 type Pair = (Bytes, Bytes);
 
 /// An empty store, also where `cleanup` leaves something behind.
 async fn fresh<B: KvStoreBuilder>(builder: &B, why: Why) -> Result<Arc<B::Store>, Violation> {
     why.ok("cleanup()", builder.cleanup().await)?;
-    let store = why.ok("build()", builder.build().await)?;
+    let store = why.ok("build()", open_again(|| {}, || builder.build()).await)?;
     if !why.ok("scan()", store.scan(KeyRange::ALL, 1, Direction::Forward))?.is_empty() {
         let emptied = store.replace_all(&mut std::iter::empty());
         why.ok("replace_all() by nothing, of a store that cleanup() did not empty", emptied)?;
@@ -30,8 +33,8 @@ async fn fresh<B: KvStoreBuilder>(builder: &B, why: Why) -> Result<Arc<B::Store>
 
 /// The same place again, after the store is gone.
 async fn reopen<B: KvStoreBuilder>(builder: &B, why: Why, store: Arc<B::Store>) -> Result<Arc<B::Store>, Violation> {
-    drop(store);
-    why.ok("build() right after the last handle was dropped", builder.build().await)
+    let reopened = open_again(|| drop(store), || builder.build()).await;
+    why.ok("build() right after the last handle was dropped", reopened)
 }
 
 fn puts<'a>(pairs: impl IntoIterator<Item = &'a Pair>) -> WriteBatch {

@@ -1,6 +1,7 @@
 //! The laws one by one. Each begins with an empty, started machine.
 
 mod apply;
+mod crash;
 mod reopen;
 mod snapshot;
 
@@ -9,12 +10,14 @@ use std::sync::Arc;
 
 pub use apply::*;
 use bytes::Bytes;
+pub use crash::*;
 use d_engine_core::{Entry, EntryKind, LogId, StateMachine};
 pub use reopen::*;
 pub use snapshot::*;
 
 use super::StateMachineBuilder;
 use crate::law::{Violation, Why};
+use crate::process::open_again;
 
 /// The term of every command that the laws apply.
 const TERM: u64 = 3;
@@ -35,7 +38,15 @@ async fn fresh<B: StateMachineBuilder>(builder: &B, why: Why) -> Result<Arc<dyn 
 }
 
 async fn open<B: StateMachineBuilder>(builder: &B, why: Why) -> Result<Arc<dyn StateMachine>, Violation> {
-    let machine = why.ok("build()", builder.build().await)?;
+    reopen_after(builder, why, || {}).await
+}
+
+async fn reopen_after<B: StateMachineBuilder>(
+    builder: &B,
+    why: Why,
+    close: impl FnOnce(),
+) -> Result<Arc<dyn StateMachine>, Violation> {
+    let machine = why.ok("build()", open_again(close, || builder.build()).await)?;
     why.ok("start()", machine.start())?;
     Ok(machine)
 }
@@ -46,8 +57,7 @@ async fn reopen<B: StateMachineBuilder>(
     why: Why,
     machine: Arc<dyn StateMachine>,
 ) -> Result<Arc<dyn StateMachine>, Violation> {
-    drop(machine);
-    open(builder, why).await
+    reopen_after(builder, why, || drop(machine)).await
 }
 
 /// Applies commands, all in one chunk.

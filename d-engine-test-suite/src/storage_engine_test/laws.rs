@@ -1,6 +1,7 @@
 //! The laws one by one. Each begins with an empty log.
 
 mod boundary;
+mod crash;
 mod hard_state;
 mod log;
 mod model;
@@ -10,6 +11,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 pub use boundary::*;
+pub use crash::*;
 use d_engine_core::{Entry, Error, LogId, LogStore, StorageEngine};
 pub use hard_state::*;
 pub use log::*;
@@ -18,11 +20,12 @@ pub use reopen::*;
 
 use super::StorageEngineBuilder;
 use crate::law::{Violation, Why};
+use crate::process::open_again;
 
 /// An engine whose log is empty, also where `cleanup` leaves something behind.
 async fn fresh<B: StorageEngineBuilder>(builder: &B, why: Why) -> Result<Arc<B::Engine>, Violation> {
     why.ok("cleanup()", builder.cleanup().await)?;
-    let engine = why.ok("build()", builder.build().await)?;
+    let engine = why.ok("build()", open_again(|| {}, || builder.build()).await)?;
     let log = engine.log_store();
     if log.last_index() != 0 {
         why.ok("reset() of a log that cleanup() did not empty", log.reset().await)?;
@@ -36,8 +39,8 @@ async fn reopen<B: StorageEngineBuilder>(
     why: Why,
     engine: Arc<B::Engine>,
 ) -> Result<Arc<B::Engine>, Violation> {
-    drop(engine);
-    why.ok("build() right after the last handle was dropped", builder.build().await)
+    let reopened = open_again(|| drop(engine), || builder.build()).await;
+    why.ok("build() right after the last handle was dropped", reopened)
 }
 
 /// Checks boundary, end and content of a log, by every way of reading.

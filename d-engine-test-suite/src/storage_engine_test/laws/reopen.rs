@@ -5,6 +5,7 @@ use d_engine_core::{Error, LogId, LogStore, StorageEngine};
 use super::{StorageEngineBuilder, expect_log, fresh, reopen};
 use crate::entries::entries;
 use crate::law::{LawResult, Why, held, not_checked};
+use crate::process::open_again;
 
 const VOLATILE: &str = "the engine is volatile";
 
@@ -140,7 +141,7 @@ pub async fn a_second_open_is_locked<B: StorageEngineBuilder>(builder: &B) -> La
     let log = engine.log_store();
     drop(engine);
     why.refused("build() while the log's handle lives", builder.build().await, "Locked", accepted)?;
-    drop(log);
-    why.ok("build() after the last handle was dropped", builder.build().await)?;
+    let reopened = open_again(|| drop(log), || builder.build()).await;
+    why.ok("build() after the last handle was dropped", reopened)?;
     held()
 }

@@ -1,4 +1,4 @@
-//! The suite finds what is wrong: each store here breaks one law.
+//! Volatile stores with a fault each.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
