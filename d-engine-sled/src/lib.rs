@@ -34,6 +34,8 @@
 //! * **Damage can look like a shorter log.** sled takes a damaged place for the end of its own log. What it still shows
 //!   is checked (every entry has a checksum, a hole is `Corrupt`), but that newer entries or the hard state are gone
 //!   cannot be seen. Some damage makes sled panic when it opens; that is caught and reported as `Corrupt`.
+//! * **A write that fails can cost the store.** After an input/output error in one of sled's own writes the next open may
+//!   find damage. A full disk, too, is an error until the store is reopened.
 //! * **It writes much more than it is given**, keeps removed data for a while, and writes large values into files of
 //!   their own.
 //! * Version 0.34 gets no fixes any more, and the next one is not finished.

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use d_engine_core::{Error, KvStore, WriteBatch};
 
 use crate::crash::SimulatedDisk;
-use crate::law::{self, Report};
+use crate::law::{self, LawResult, Report};
 use crate::performance;
 use crate::process::{self, Child};
 
@@ -35,6 +35,12 @@ pub trait KvStoreBuilder: Send + Sync {
         Self: Sized,
     {
         None
+    }
+
+    /// Laws that the store is known to break, by name, with the evidence. They are printed as known failures, never as held,
+    /// and fail no test. The documentation of the store should say the same.
+    fn known_failures(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
     }
 
     /// Whether damage to the last writes can never be taken for a write that a crash interrupted. A store that knows the end
@@ -157,4 +163,10 @@ pub fn run_child<B: KvStoreBuilder>(_: impl FnOnce() -> B) {
             crate::crash::run_job::<subject::Kv<B>>(&job).await;
         }));
     }
+}
+
+/// The result of a law, with what the builder says about it.
+#[doc(hidden)]
+pub fn weigh<B: KvStoreBuilder>(builder: &B, law: &str, result: LawResult) -> LawResult {
+    law::weigh(law, builder.known_failures(), result)
 }

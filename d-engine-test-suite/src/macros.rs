@@ -56,7 +56,9 @@ macro_rules! __tests {
                 #[test]
                 fn $law() {
                     $crate::run_as_test(stringify!($law), Box::pin(async {
-                        $crate::$area::laws::$law(&$builder).await
+                        let builder = $builder;
+                        let result = $crate::$area::laws::$law(&builder).await;
+                        $crate::$area::weigh(&builder, stringify!($law), result)
                     }));
                 }
             )*
@@ -70,7 +72,10 @@ macro_rules! __tests {
                 #[test]
                 fn $crash_law() {
                     $crate::run_as_test(stringify!($crash_law), Box::pin(async {
-                        $crate::$area::laws::$crash_law(&$builder, &$crate::Child::of(module_path!())).await
+                        let builder = $builder;
+                        let child = $crate::Child::of(module_path!());
+                        let result = $crate::$area::laws::$crash_law(&builder, &child).await;
+                        $crate::$area::weigh(&builder, stringify!($crash_law), result)
                     }));
                 }
             )*
@@ -108,8 +113,11 @@ macro_rules! __run_all {
         crash_laws { $($crash_law:ident)* }
         unchecked { $($later:ident: $why:literal)* }
     ) => {
-        $( $report.add(stringify!($law), $laws::$law(&$builder).await); )*
-        $( $report.add(stringify!($crash_law), $laws::$crash_law(&$builder, $child).await); )*
+        $( $report.add(stringify!($law), weigh(&$builder, stringify!($law), $laws::$law(&$builder).await)); )*
+        $(
+            let result = $laws::$crash_law(&$builder, $child).await;
+            $report.add(stringify!($crash_law), weigh(&$builder, stringify!($crash_law), result));
+        )*
         $( $report.add(stringify!($later), Ok($crate::Outcome::unchecked($why))); )*
     };
 }

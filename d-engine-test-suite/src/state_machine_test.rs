@@ -10,7 +10,7 @@ use d_engine_core::{Error, StateMachine};
 
 use crate::crash::SimulatedDisk;
 pub use crate::create_test_entry;
-use crate::law::{self, Report};
+use crate::law::{self, LawResult, Report};
 use crate::process::{self, Child};
 use crate::{entries, performance};
 
@@ -57,6 +57,12 @@ pub trait StateMachineBuilder: Send + Sync {
         Self: Sized,
     {
         None
+    }
+
+    /// Laws that the store is known to break, by name, with the evidence. They are printed as known failures, never as held,
+    /// and fail no test. The documentation of the store should say the same.
+    fn known_failures(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
     }
 
     /// Whether damage to the last writes can never be taken for a write that a crash interrupted. A store that knows the end
@@ -180,4 +186,10 @@ pub fn run_child<B: StateMachineBuilder>(_: impl FnOnce() -> B) {
             crate::crash::run_job::<subject::Machine<B>>(&job).await;
         }));
     }
+}
+
+/// The result of a law, with what the builder says about it.
+#[doc(hidden)]
+pub fn weigh<B: StateMachineBuilder>(builder: &B, law: &str, result: LawResult) -> LawResult {
+    law::weigh(law, builder.known_failures(), result)
 }

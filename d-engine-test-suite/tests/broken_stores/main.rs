@@ -5,6 +5,7 @@
 
 mod fault;
 mod in_memory;
+mod toy_disk;
 mod toy_file;
 mod toy_kv;
 mod toy_log;
@@ -18,9 +19,10 @@ use d_engine_core::{Error, StateMachine};
 use d_engine_test_suite::kv_store_test::{KvStoreBuilder, KvStoreTestSuite, laws as kv_laws};
 use d_engine_test_suite::state_machine_test::{StateMachineBuilder, StateMachineTestSuite, laws as machine_laws};
 use d_engine_test_suite::storage_engine_test::{StorageEngineBuilder, StorageEngineTestSuite, laws as log_laws};
-use d_engine_test_suite::{Child, LawResult};
+use d_engine_test_suite::{Child, LawResult, SimulatedDisk};
 use fault::Fault;
 use tempfile::TempDir;
+use toy_disk::ToyDisk;
 use toy_kv::ToyKv;
 use toy_log::ToyEngine;
 use toy_machine::ToyMachine;
@@ -54,7 +56,7 @@ impl StorageEngineBuilder for Toy {
     type Engine = ToyEngine;
 
     async fn build(&self) -> Result<Arc<ToyEngine>, Error> {
-        Ok(Arc::new(ToyEngine::open(&self.place)?))
+        Ok(Arc::new(ToyEngine::open(&self.place, None)?))
     }
 
     async fn cleanup(&self) -> Result<(), Error> {
@@ -67,6 +69,10 @@ impl StorageEngineBuilder for Toy {
 
     fn tells_torn_tail_from_damage(&self) -> bool {
         false
+    }
+
+    fn simulated_disk(&self) -> Option<Box<dyn SimulatedDisk<ToyEngine>>> {
+        Some(Box::new(ToyDisk::new(0)))
     }
 }
 
@@ -137,11 +143,10 @@ fn expect_found(fault: Fault, law: &str, result: LawResult) {
 
 /// A fault of crashes is found by its law, and by none of the laws of open and closed stores.
 macro_rules! found_in_a_crash {
-    ($($fault:ident: $module:ident, $laws:ident::$law:ident, $suite:ident;)*) => {
+    ($($test:ident: $fault:ident, $module:ident, $laws:ident::$law:ident, $suite:ident;)*) => {
         $(
             #[test]
-            #[allow(non_snake_case, reason = "named after the fault")]
-            fn $fault() {
+            fn $test() {
                 fault::set(Fault::$fault);
                 let law = wait($laws::$law(&Toy::new(), &child(stringify!($module), Fault::$fault)));
                 if matches!(law, Ok(d_engine_test_suite::Outcome::NotChecked { .. })) {
@@ -159,21 +164,22 @@ mod faults_of_crashes {
     use super::*;
 
     found_in_a_crash! {
-        FlushDoesNotSync: correct_log, log_laws::power_cut_loses_nothing_flushed, StorageEngineTestSuite;
-        FlushKeepsSomeInMemory: correct_log, log_laws::kill_nine_loses_nothing_flushed, StorageEngineTestSuite;
-        OpenShowsWhatIsNotDurable: correct_log, log_laws::what_open_shows_is_durable, StorageEngineTestSuite;
-        TornTailIsKept: correct_log, log_laws::a_torn_tail_is_cut, StorageEngineTestSuite;
-        TornTailIsRefused: correct_log, log_laws::a_torn_tail_is_cut, StorageEngineTestSuite;
-        BatchIsWrittenInHalves: correct_log, log_laws::a_torn_tail_is_cut, StorageEngineTestSuite;
-        DamageIsTakenForATornTail: correct_log, log_laws::damage_is_corrupt_and_never_a_hole, StorageEngineTestSuite;
-        UnreadableVoteIsNone: correct_log, log_laws::unreadable_hard_state_is_an_error, StorageEngineTestSuite;
-        VoteIsNotSynced: correct_log, log_laws::power_cut_keeps_the_vote, StorageEngineTestSuite;
-        FailedSyncIsRetried: correct_log, log_laws::a_failed_write_or_sync_poisons, StorageEngineTestSuite;
-        FailureIsForgotten: correct_log, log_laws::a_failed_write_or_sync_poisons, StorageEngineTestSuite;
-        FailedSaveOfTheVoteIsRepeated: correct_log, log_laws::a_failed_save_of_the_vote_poisons, StorageEngineTestSuite;
-        FullDiskPoisons: correct_log, log_laws::a_full_disk_is_clean_and_retryable, StorageEngineTestSuite;
-        ReplaceAllIsNotAtomic: correct_kv, kv_laws::copies_of_a_stopped_process_hold_a_prefix, KvStoreTestSuite;
-        MarkerIsApartFromTheData: correct_machine, machine_laws::kill_nine_leaves_one_moment, NoMachineSuite;
+        a_flush_that_does_not_sync: FlushDoesNotSync, correct_log, log_laws::power_cut_loses_nothing_flushed, StorageEngineTestSuite;
+        a_flush_that_does_not_sync_on_a_simulated_disk: FlushDoesNotSync, correct_log, log_laws::crash_images_hold_a_prefix, StorageEngineTestSuite;
+        a_flush_that_keeps_some_in_memory: FlushKeepsSomeInMemory, correct_log, log_laws::kill_nine_loses_nothing_flushed, StorageEngineTestSuite;
+        an_open_that_shows_what_is_not_durable: OpenShowsWhatIsNotDurable, correct_log, log_laws::what_open_shows_is_durable, StorageEngineTestSuite;
+        a_torn_tail_that_is_kept: TornTailIsKept, correct_log, log_laws::a_torn_tail_is_cut, StorageEngineTestSuite;
+        a_torn_tail_that_is_refused: TornTailIsRefused, correct_log, log_laws::a_torn_tail_is_cut, StorageEngineTestSuite;
+        a_batch_that_is_written_in_halves: BatchIsWrittenInHalves, correct_log, log_laws::a_torn_tail_is_cut, StorageEngineTestSuite;
+        damage_that_is_taken_for_a_torn_tail: DamageIsTakenForATornTail, correct_log, log_laws::damage_is_corrupt_and_never_a_hole, StorageEngineTestSuite;
+        an_unreadable_vote_that_is_none: UnreadableVoteIsNone, correct_log, log_laws::unreadable_hard_state_is_an_error, StorageEngineTestSuite;
+        a_vote_that_is_not_synced: VoteIsNotSynced, correct_log, log_laws::power_cut_keeps_the_vote, StorageEngineTestSuite;
+        a_failed_sync_that_is_retried: FailedSyncIsRetried, correct_log, log_laws::a_failed_write_or_sync_poisons, StorageEngineTestSuite;
+        a_failure_that_is_forgotten: FailureIsForgotten, correct_log, log_laws::a_failed_write_or_sync_poisons, StorageEngineTestSuite;
+        a_failed_save_of_the_vote_that_may_be_repeated: FailedSaveOfTheVoteIsRepeated, correct_log, log_laws::a_failed_save_of_the_vote_poisons, StorageEngineTestSuite;
+        a_full_disk_that_poisons: FullDiskPoisons, correct_log, log_laws::a_full_disk_is_clean_and_retryable, StorageEngineTestSuite;
+        a_replace_all_that_is_not_atomic: ReplaceAllIsNotAtomic, correct_kv, kv_laws::copies_of_a_stopped_process_hold_a_prefix, KvStoreTestSuite;
+        a_marker_apart_from_the_data: MarkerIsApartFromTheData, correct_machine, machine_laws::kill_nine_leaves_one_moment, NoMachineSuite;
     }
 }
 
@@ -189,11 +195,10 @@ impl NoMachineSuite {
 /// A fault of an open or cleanly closed store is found by its law, by that of random histories where it is no matter of
 /// one call, and by no other.
 macro_rules! found_without_a_crash {
-    ($($fault:ident: $suite:ident, $($law:literal),+;)*) => {
+    ($($test:ident: $fault:ident, $suite:ident, $($law:literal),+;)*) => {
         $(
             #[test]
-            #[allow(non_snake_case, reason = "named after the fault")]
-            fn $fault() {
+            fn $test() {
                 fault::set(Fault::$fault);
                 let report = wait($suite::run_all_tests(Toy::new())).expect_err("the fault is found").to_string();
                 let broken: Vec<&str> = report.split("the law `").skip(1).filter_map(|rest| rest.split('`').next()).collect();
@@ -207,14 +212,14 @@ mod faults_without_a_crash {
     use super::*;
 
     found_without_a_crash! {
-        SecondOpenIsAllowed: StorageEngineTestSuite, "a_second_open_is_locked";
-        PurgeBoundaryIsForgotten: StorageEngineTestSuite, "purge_is_durable_on_return";
-        PurgeGivesNothingBack: StorageEngineTestSuite, "purge_shrinks_disk_use";
-        LastIndexIsWrongAfterAPurge: StorageEngineTestSuite, "purge_is_durable_on_return";
-        TruncateIsNotWritten: StorageEngineTestSuite, "random_histories_match_the_model", "a_closed_store_reopens_with_everything", "truncated_entries_stay_away";
-        ReplaceLeavesAStaleSuffix: StorageEngineTestSuite, "replace_from_replaces_the_suffix", "random_histories_match_the_model", "truncated_entries_stay_away";
-        ResetWipesTheVote: StorageEngineTestSuite, "reset_empties_the_log_and_keeps_the_vote";
-        EmptyValueIsLost: KvStoreTestSuite, "random_histories_match_the_model", "flushed_writes_survive_a_reopen";
-        SnapshotTakesAnyLabel: StateMachineTestSuite, "a_snapshot_is_refused_under_another_label";
+        a_second_open_that_is_allowed: SecondOpenIsAllowed, StorageEngineTestSuite, "a_second_open_is_locked";
+        a_purge_boundary_that_is_forgotten: PurgeBoundaryIsForgotten, StorageEngineTestSuite, "purge_is_durable_on_return";
+        a_purge_that_gives_nothing_back: PurgeGivesNothingBack, StorageEngineTestSuite, "purge_shrinks_disk_use";
+        a_last_index_that_is_wrong_after_a_purge: LastIndexIsWrongAfterAPurge, StorageEngineTestSuite, "purge_is_durable_on_return";
+        a_truncate_that_is_not_written: TruncateIsNotWritten, StorageEngineTestSuite, "random_histories_match_the_model", "a_closed_store_reopens_with_everything", "truncated_entries_stay_away";
+        a_replace_that_leaves_a_stale_suffix: ReplaceLeavesAStaleSuffix, StorageEngineTestSuite, "replace_from_replaces_the_suffix", "random_histories_match_the_model", "truncated_entries_stay_away";
+        a_reset_that_wipes_the_vote: ResetWipesTheVote, StorageEngineTestSuite, "reset_empties_the_log_and_keeps_the_vote";
+        an_empty_value_that_is_lost: EmptyValueIsLost, KvStoreTestSuite, "random_histories_match_the_model", "flushed_writes_survive_a_reopen";
+        a_snapshot_that_takes_any_label: SnapshotTakesAnyLabel, StateMachineTestSuite, "a_snapshot_is_refused_under_another_label";
     }
 }

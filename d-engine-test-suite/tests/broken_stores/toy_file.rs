@@ -4,10 +4,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use d_engine_core::{Error, Result, checksum};
 
 use crate::fault::{Fault, is};
+use crate::toy_disk::Power;
 
 const MAGIC: &[u8; 8] = b"TOYFILE1";
 
@@ -20,12 +22,13 @@ pub(crate) struct ToyFile {
     /// What a fault keeps from the file.
     held_back: Vec<u8>,
     syncs: u64,
+    power: Option<Arc<Power>>,
     _lock: Option<File>,
 }
 
 impl ToyFile {
     /// Opens the file and reads its records; what is shown is durable.
-    pub(crate) fn open(dir: &Path) -> Result<(Self, Vec<Vec<u8>>)> {
+    pub(crate) fn open(dir: &Path, power: Option<Arc<Power>>) -> Result<(Self, Vec<Vec<u8>>)> {
         std::fs::create_dir_all(dir)?;
         let lock = lock(dir)?;
         let path = dir.join("records");
@@ -45,8 +48,11 @@ impl ToyFile {
         if !is(Fault::OpenShowsWhatIsNotDurable) {
             file.sync_all()?;
         }
+        if let Some(power) = &power {
+            power.synced(end);
+        }
         let dir = dir.to_owned();
-        Ok((Self { dir, file, end, poisoned: None, held_back: Vec::new(), syncs: 0, _lock: lock }, records))
+        Ok((Self { dir, file, end, poisoned: None, held_back: Vec::new(), syncs: 0, power, _lock: lock }, records))
     }
 
     /// Appends records with one write. A full disk leaves the file as it was.
@@ -61,7 +67,7 @@ impl ToyFile {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        match self.file.write_all_at(bytes, self.end) {
+        match self.spend().and_then(|()| self.file.write_all_at(bytes, self.end)) {
             Ok(()) => {
                 self.end += bytes.len() as u64;
                 Ok(())
@@ -86,10 +92,23 @@ impl ToyFile {
         if is(Fault::FlushDoesNotSync) {
             return Ok(());
         }
-        match self.file.sync_data() {
+        match self.spend().and_then(|()| self.file.sync_data()) {
             Err(_) if is(Fault::FailedSyncIsRetried) => Ok(self.file.sync_data()?),
             Err(error) => Err(self.poison("syncing the records", error)),
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.note_synced();
+                Ok(())
+            }
+        }
+    }
+
+    fn spend(&self) -> std::io::Result<()> {
+        self.power.as_ref().map_or(Ok(()), |power| power.spend())
+    }
+
+    fn note_synced(&self) {
+        if let Some(power) = &self.power {
+            power.synced(self.end);
         }
     }
 
@@ -98,11 +117,12 @@ impl ToyFile {
         self.check()?;
         let mut bytes = MAGIC.to_vec();
         bytes.extend(records.iter().flat_map(|record| frame(record)));
-        match replace(&self.dir, "records", &bytes) {
+        match self.spend().and_then(|()| replace(&self.dir, "records", &bytes)) {
             Ok(file) => {
                 self.file = file;
                 self.end = bytes.len() as u64;
                 self.held_back.clear();
+                self.note_synced();
                 Ok(())
             }
             Err(error) if error.kind() == ErrorKind::StorageFull => {

@@ -23,7 +23,7 @@ pub(crate) struct ToyKv {
 
 impl ToyKv {
     pub(crate) fn open(dir: &Path) -> Result<Self> {
-        let (file, records) = ToyFile::open(dir)?;
+        let (file, records) = ToyFile::open(dir, None)?;
         let mut map = Map::new();
         for record in &records {
             apply(&mut map, decode(record)?);

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use d_engine_core::{Entry, Error, HardState, LogId, LogStore, MetaStore, Result, StorageEngine};
 
 use crate::fault::{Fault, is};
+use crate::toy_disk::Power;
 use crate::toy_file::{ToyFile, replace};
 
 /// The log in memory and its file.
@@ -44,8 +45,8 @@ fn number(bytes: &[u8]) -> Result<u64> {
 }
 
 impl Log {
-    fn open(dir: &Path) -> Result<Self> {
-        let (file, records) = ToyFile::open(dir)?;
+    fn open(dir: &Path, power: Option<Arc<Power>>) -> Result<Self> {
+        let (file, records) = ToyFile::open(dir, power)?;
         let mut log = Self { file, purged: LogId::default(), entries: Vec::new(), opened_empty: false };
         records.iter().try_for_each(|record| log.replay(record))?;
         log.opened_empty = log.entries.is_empty() && log.purged.index > 0;
@@ -259,8 +260,8 @@ pub(crate) struct ToyEngine {
 }
 
 impl ToyEngine {
-    pub(crate) fn open(dir: &Path) -> Result<Self> {
-        let log = Mutex::new(Log::open(dir)?);
+    pub(crate) fn open(dir: &Path, power: Option<Arc<Power>>) -> Result<Self> {
+        let log = Mutex::new(Log::open(dir, power)?);
         let vote = Arc::new(ToyVote { dir: dir.to_owned(), poisoned: Mutex::new(None) });
         Ok(Self { log: Arc::new(ToyLog { log, _vote: vote.clone() }), vote })
     }
