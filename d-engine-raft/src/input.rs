@@ -76,7 +76,7 @@ pub enum Input {
     SnapshotSent {
         /// Its receiver.
         to: NodeId,
-        /// As in [`Action::SendSnapshot`].
+        /// As in [`Action::SendSnapshot`](crate::Action::SendSnapshot).
         session: u64,
         /// The snapshot's last entry if the receiver holds that state now; `None`: try again.
         installed: Option<LogId>,
@@ -92,14 +92,14 @@ pub enum Input {
         /// The configuration as of that entry.
         membership: Membership,
     },
-    /// Answer to [`Action::InstallSnapshot`].
+    /// Answer to [`Action::InstallSnapshot`](crate::Action::InstallSnapshot).
     SnapshotInstalled {
         /// As asked.
         last_included: LogId,
         /// False: the file was bad, the old state stands.
         ok: bool,
     },
-    /// A message of [`Action::SendEntries`] could not be filled.
+    /// A message of [`Action::SendEntries`](crate::Action::SendEntries) could not be filled.
     NotSent {
         /// Its receiver.
         to: NodeId,
