@@ -77,7 +77,10 @@ fn decode(chunk: &[Entry], last_applied: LogId) -> Result<Vec<Step>> {
 fn decode_command(entry: &Entry) -> Result<Step> {
     match KvCommand::decode_bytes(entry.data.clone()) {
         // Only the keys' limits: the limit of values is a server's configuration, on which no result may depend.
-        Ok(command) => Ok(command.check(usize::MAX).map_or_else(Step::Reject, |()| Step::Run(command))),
+        Ok(command @ (KvCommand::Put { .. } | KvCommand::Delete { .. } | KvCommand::Cas { .. })) => {
+            Ok(command.check(usize::MAX).map_or_else(Step::Reject, |()| Step::Run(command)))
+        }
+        Ok(other) => Err(unknown(&other)),
         Err(Error::Corrupt { place, .. }) => Ok(Step::Reject(KvReject::Malformed { why: place })),
         Err(Error::Unsupported { what }) => Err(Error::unsupported(format!("entry {}: {what}", entry.id()))),
         Err(other) => Err(other),
@@ -91,11 +94,12 @@ fn collect_keys(steps: &[Step]) -> (Vec<Bytes>, Vec<usize>) {
     let mut keys = Vec::with_capacity(steps.len());
     let mut slot_of_step = Vec::with_capacity(steps.len());
     for step in steps {
-        let Step::Run(command) = step else {
+        let Step::Run(KvCommand::Put { key, .. } | KvCommand::Delete { key } | KvCommand::Cas { key, .. }) = step
+        else {
             slot_of_step.push(0);
             continue;
         };
-        slot_of_step.push(*places.entry(command.key()).or_insert_with_key(|key| {
+        slot_of_step.push(*places.entry(key).or_insert_with_key(|key| {
             keys.push(store_key(key));
             keys.len() - 1
         }));
@@ -146,8 +150,13 @@ fn run(command: KvCommand, slot: &mut Slot, book: &mut Bookkeeping) -> Result<Kv
             }
             Ok(KvOutcome::Cas { revision: book.revision, succeeded: true, current: None })
         }
-        other => Err(Error::unsupported(format!("a command that this state machine does not know: {other:?}"))),
+        other => Err(unknown(&other)),
     }
+}
+
+/// The error for a command that only a newer machine can carry out.
+pub(crate) fn unknown(command: &KvCommand) -> Error {
+    Error::unsupported(format!("a command that this state machine does not know: {command:?}"))
 }
 
 impl Slot {

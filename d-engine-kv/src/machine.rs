@@ -12,7 +12,7 @@ use d_engine_core::{
     SnapshotChecksum, SnapshotMetadata, SnapshotView, StateMachine,
 };
 
-use crate::evaluate::evaluate;
+use crate::evaluate::{evaluate, unknown};
 use crate::layout::{Bookkeeping, with_store_key};
 use crate::query::answer;
 use crate::record::Record;
@@ -118,7 +118,10 @@ impl StateMachine for KvStateMachine {
     }
 
     fn check_command(&self, command: &[u8]) -> Result<(), Error> {
-        KvCommand::decode(command).map(drop)
+        match KvCommand::decode(command)? {
+            KvCommand::Put { .. } | KvCommand::Delete { .. } | KvCommand::Cas { .. } => Ok(()),
+            other => Err(unknown(&other)),
+        }
     }
 
     fn read_at(&self, query: Bytes) -> Result<(Bytes, LogId), Error> {

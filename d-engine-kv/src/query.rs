@@ -1,7 +1,7 @@
 //! Answers to queries, from one point in time of the store.
 
 use bytes::Bytes;
-use d_engine_core::command::check_key;
+use d_engine_core::command::{KvRange, check_key};
 use d_engine_core::{Direction, Error, KvAnswer, KvQuery, KvView, Result};
 use sha2::{Digest, Sha256};
 
@@ -24,15 +24,21 @@ pub(crate) fn answer(view: &dyn KvView, book: &Bookkeeping, query: &KvQuery) -> 
             let record = stored.map(Record::decode).transpose()?;
             Ok(KvAnswer::Get { record: record.map(|record| record.with_key(key.clone())), revision })
         }
-        KvQuery::Range { start, end, limit, reverse, keys_only } => {
+        KvQuery::Range(range @ KvRange { span, limit, reverse, keys_only, .. }) if is_plain(range) => {
             let direction = if *reverse { Direction::Backward } else { Direction::Forward };
             let limit = if *limit == 0 { DEFAULT_PAGE } else { *limit } as usize;
-            let mut scan = Scan::new(view, UserRange::new(start, end.as_deref()), direction, limit.saturating_add(1));
+            let mut scan =
+                Scan::new(view, UserRange::new(&span.start, span.end.as_deref()), direction, limit.saturating_add(1));
             page(&mut scan, limit, *keys_only, revision)
         }
         KvQuery::Digest => Ok(KvAnswer::Digest { digest: digest(view, book)?, keys: book.keys, revision }),
         other => Err(Error::unsupported(format!("a query that this state machine does not know: {other:?}"))),
     }
+}
+
+/// Whether the range has none of the choices that are not carried out yet.
+fn is_plain(range: &KvRange) -> bool {
+    !range.count_only && range.after.is_none()
 }
 
 fn page(scan: &mut Scan<'_>, limit: usize, keys_only: bool, revision: u64) -> Result<KvAnswer> {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use d_engine_core::command::{KeySpan, KvRange};
 use d_engine_core::{
     Entry, EntryKind, Error, KvAnswer, KvCommand, KvOutcome, KvQuery, KvRecord, KvReject, KvStore, LogId, StateMachine,
     WriteBatch,
@@ -275,8 +276,9 @@ fn a_page_ends_at_its_size_in_bytes() {
     outcomes(&machine, 1, &commands);
     let KvAnswer::Range { records, more, .. } = range(&machine, "", None, 0, false) else { panic!("not a range") };
     assert_eq!((records.len(), more), (3, true), "the third record reaches 1 MiB");
-    let all_keys = KvQuery::Range { start: Bytes::new(), end: None, limit: 0, reverse: false, keys_only: true };
-    let (answer, _) = machine.read_at(all_keys.encode()).unwrap();
+    let mut all_keys = KvRange::new(KeySpan::ALL);
+    all_keys.keys_only = true;
+    let (answer, _) = machine.read_at(KvQuery::Range(all_keys).encode()).unwrap();
     let KvAnswer::Range { records, more, .. } = KvAnswer::decode(&answer).unwrap() else { panic!("not a range") };
     assert_eq!((records.len(), more), (5, false));
     assert!(records.iter().all(|record| record.value.is_empty() && record.version == 1));
@@ -314,7 +316,7 @@ fn reads_are_of_one_point_in_time(machine: KvStateMachine) {
             let mut finished = false;
             while !finished {
                 finished = done.load(Ordering::Acquire);
-                let all = KvQuery::Range { start: Bytes::new(), end: None, limit: 0, reverse: false, keys_only: false };
+                let all = KvQuery::Range(KvRange::new(KeySpan::ALL));
                 let (answer, at) = machine.read_at(all.encode()).unwrap();
                 let KvAnswer::Range { records, revision, .. } = KvAnswer::decode(&answer).unwrap() else {
                     panic!("not a range")
