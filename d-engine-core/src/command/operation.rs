@@ -32,7 +32,7 @@ pub enum LeaseChoice {
     None,
     /// The one it has; the key must exist.
     Keep,
-    /// This one, which must exist.
+    /// This one, which must exist before the command.
     Attach(u64),
     /// A new one of this many milliseconds that the key has to itself: it ends with the key, or when the key is put
     /// without it.

@@ -1,5 +1,7 @@
 //! Short forms for commands and calls, and stores that record or fail.
 
+pub(crate) mod model;
+
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
