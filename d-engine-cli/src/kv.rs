@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use d_engine::KvCommand;
-use d_engine_net::{Client, ClientError, ClientOptions, Range};
+use d_engine::{KvCommand, KvRecord};
+use d_engine_net::{Client, ClientError, ClientOptions, Range, ReadMode, Replaced};
 use serde_json::{Map, Value, json};
 
 use crate::output::{
@@ -30,7 +30,8 @@ pub(crate) struct Online {
 
 impl Online {
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        let options = ClientOptions::default().timeout(Duration::from_secs_f64(self.timeout));
+        // One request for each program: a session would cost more than it gives, and push others out.
+        let options = ClientOptions::default().timeout(Duration::from_secs_f64(self.timeout)).without_session();
         Client::with_options(&self.endpoints, options).map_err(|error| {
             Failure::usage(format!("--endpoints: {error}")).next("d-engine status --endpoints HOST:PORT")
         })
@@ -47,6 +48,18 @@ pub(crate) struct Put {
     key: String,
     /// The value; without it, standard input is the value
     value: Option<String>,
+    /// Attaches the key to a lease, with which it goes
+    #[arg(long, value_name = "ID", conflicts_with_all = ["ttl", "keep_lease"])]
+    lease: Option<u64>,
+    /// Gives the key a lease of its own of so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = crate::lease::ttl, conflicts_with = "keep_lease")]
+    ttl: Option<Duration>,
+    /// Leaves the key with the lease that it has; without any of these, it is detached
+    #[arg(long)]
+    keep_lease: bool,
+    /// Shows the value before
+    #[arg(long)]
+    prev: bool,
     #[command(flatten)]
     pub(crate) online: Online,
 }
@@ -54,16 +67,46 @@ pub(crate) struct Put {
 #[derive(Debug, Args)]
 pub(crate) struct Get {
     key: String,
-    /// Asks one node's own copy, which may be old, instead of making sure that it is the newest
-    #[arg(long)]
-    local: bool,
+    #[command(flatten)]
+    freshness: Freshness,
     #[command(flatten)]
     pub(crate) online: Online,
 }
 
+/// How fresh an answer must be; by default it is the newest.
+#[derive(Debug, Args)]
+struct Freshness {
+    /// Asks one node's own copy, which may be old, instead of making sure that it is the newest
+    #[arg(long)]
+    local: bool,
+    /// Lets the leader answer by its lease, which trusts that clocks run at the same rate; refused where it is not offered
+    #[arg(long, conflicts_with = "local")]
+    by_lease: bool,
+}
+
+impl Freshness {
+    fn mode(&self) -> ReadMode {
+        match self {
+            Self { local: true, .. } => ReadMode::Local,
+            Self { by_lease: true, .. } => ReadMode::Lease,
+            _ => ReadMode::Linearizable,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Delete {
+    /// The key, or with --prefix or --to the beginning of a range
     key: String,
+    /// Every key that begins with KEY; an empty one: all of them
+    #[arg(long, conflicts_with = "to")]
+    prefix: bool,
+    /// Every key from KEY to before this one
+    #[arg(long, value_name = "KEY")]
+    to: Option<String>,
+    /// Shows what is removed
+    #[arg(long)]
+    prev: bool,
     #[command(flatten)]
     pub(crate) online: Online,
 }
@@ -108,36 +151,74 @@ pub(crate) struct RangeArguments {
     /// From the last key down
     #[arg(long)]
     reverse: bool,
-    /// Asks one node's own copy, which may be old
-    #[arg(long)]
-    local: bool,
+    /// Only counts the keys
+    #[arg(long, conflicts_with_all = ["keys_only", "reverse", "limit"])]
+    count: bool,
+    #[command(flatten)]
+    freshness: Freshness,
     #[command(flatten)]
     pub(crate) online: Online,
 }
 
 pub(crate) async fn put(arguments: Put) -> Result<(), Failure> {
-    let Put { key, value, online } = arguments;
+    let Put { key, value, lease, ttl, keep_lease, prev, online } = arguments;
     check_key(&key)?;
     let value = match value {
         Some(value) => Bytes::from(value),
         None => standard_input()?,
     };
     let check = format!("d-engine get {}", quoted(&key));
-    let written = online.client()?.put(key, value).await.map_err(|error| Failure::of_request(&error, &check))?;
-    match online.output {
-        Format::Table => print(format_args!("ok, revision {}", written.revision)),
-        Format::Plain => print(written.revision),
-        Format::Json => print(json!({ "revision": written.revision, "index": written.index })),
+    let failed = |error| Failure::of_request(&error, &check);
+    if lease.is_none() && ttl.is_none() && !keep_lease && !prev {
+        let written = online.client()?.put(key, value).await.map_err(failed)?;
+        match online.output {
+            Format::Table => print(format_args!("ok, revision {}", written.revision)),
+            Format::Plain => print(written.revision),
+            Format::Json => print(json!({ "revision": written.revision, "index": written.index })),
+        }
+        return Ok(());
     }
+    let mut put = d_engine_net::Put::new(key, value);
+    put = match (lease, ttl) {
+        (Some(id), _) => put.lease(id),
+        (_, Some(ttl)) => put.ttl(ttl),
+        _ if keep_lease => put.keep_lease(),
+        _ => put,
+    };
+    let replaced = online.client()?.put_with(if prev { put.prev() } else { put }).await.map_err(failed)?;
+    show_replaced(&replaced, online.output);
     Ok(())
 }
 
+fn show_replaced(replaced: &Replaced, format: Format) {
+    let Replaced { prev, lease, index, revision } = replaced;
+    match format {
+        Format::Json => {
+            let mut object = Map::new();
+            if let Some(prev) = prev {
+                object.insert("prev".to_owned(), record_object(prev, false));
+            }
+            object.insert("lease".to_owned(), (*lease).into());
+            object.insert("revision".to_owned(), (*revision).into());
+            object.insert("index".to_owned(), (*index).into());
+            print(Value::Object(object));
+        }
+        Format::Plain => print(revision),
+        Format::Table => {
+            let lease = if *lease == 0 { String::new() } else { format!(", lease {lease}") };
+            print(format_args!("ok, revision {revision}{lease}"));
+            if let Some(prev) = prev {
+                print(format_args!("before: {}", shown(&prev.value)));
+            }
+        }
+    }
+}
+
 pub(crate) async fn get(arguments: Get) -> Result<(), Failure> {
-    let Get { key, local, online } = arguments;
+    let Get { key, freshness, online } = arguments;
     check_key(&key)?;
     let check = format!("d-engine get {}", quoted(&key));
-    let client = online.client()?;
-    let got = if local { client.get_local(key.clone()).await } else { client.get(key.clone()).await };
+    let got = online.client()?.get_in_mode(key.clone(), freshness.mode()).await;
     let got = got.map_err(|error| Failure::of_request(&error, &check))?;
     if online.output == Format::Json {
         let mut object = Map::new();
@@ -148,6 +229,7 @@ pub(crate) async fn get(arguments: Get) -> Result<(), Failure> {
             object.insert("version".to_owned(), record.version.into());
             object.insert("create_revision".to_owned(), record.create_revision.into());
             object.insert("mod_revision".to_owned(), record.mod_revision.into());
+            object.insert("lease".to_owned(), record.lease.into());
         }
         object.insert("revision".to_owned(), got.revision.into());
         object.insert("index".to_owned(), got.index.into());
@@ -164,7 +246,15 @@ pub(crate) async fn get(arguments: Get) -> Result<(), Failure> {
 }
 
 pub(crate) async fn delete(arguments: Delete) -> Result<(), Failure> {
-    let Delete { key, online } = arguments;
+    let Delete { key, prefix, to, prev, online } = arguments;
+    if prefix || to.is_some() || prev {
+        let delete = match to {
+            _ if prefix => d_engine_net::Delete::prefix(key),
+            Some(to) => d_engine_net::Delete::between(key, to),
+            None => d_engine_net::Delete::key(key),
+        };
+        return delete_range(if prev { delete.prev() } else { delete }, &online).await;
+    }
     check_key(&key)?;
     let check = format!("d-engine get {}", quoted(&key));
     let deleted = online.client()?.delete(key).await.map_err(|error| Failure::of_request(&error, &check))?;
@@ -174,6 +264,27 @@ pub(crate) async fn delete(arguments: Delete) -> Result<(), Failure> {
         Format::Plain => print(deleted.existed),
         Format::Json => {
             print(json!({ "existed": deleted.existed, "revision": deleted.revision, "index": deleted.index }));
+        }
+    }
+    Ok(())
+}
+
+async fn delete_range(delete: d_engine_net::Delete, online: &Online) -> Result<(), Failure> {
+    let removed = online.client()?.delete_range(delete).await;
+    let removed = removed.map_err(|error| Failure::of_request(&error, "d-engine range"))?;
+    match online.output {
+        Format::Json => {
+            let prev: Vec<Value> = removed.prev.iter().map(|record| record_object(record, false)).collect();
+            let (revision, index) = (removed.revision, removed.index);
+            print(json!({ "deleted": removed.deleted, "prev": prev, "revision": revision, "index": index }));
+        }
+        Format::Plain if removed.prev.is_empty() => print(removed.deleted),
+        Format::Plain => removed.prev.iter().for_each(|record| print_plain(record, false)),
+        Format::Table => {
+            print(format_args!("deleted {}, revision {}", removed.deleted, removed.revision));
+            if !removed.prev.is_empty() {
+                print_records(&removed.prev, false);
+            }
         }
     }
     Ok(())
@@ -211,15 +322,16 @@ pub(crate) async fn cas(arguments: Cas) -> Result<(), Failure> {
 }
 
 pub(crate) async fn range(arguments: RangeArguments) -> Result<(), Failure> {
-    let RangeArguments { prefix, from, to, limit, keys_only, reverse, local, online } = arguments;
+    let RangeArguments { prefix, from, to, limit, keys_only, reverse, count, freshness, online } = arguments;
     let mut range = match prefix {
         Some(prefix) => Range::prefix(prefix),
         None => Range { start: from.unwrap_or_default().into(), end: to.map(Bytes::from), ..Range::all() },
     };
     range.keys_only = keys_only;
     range.reverse = reverse;
-    if local {
-        range = range.local();
+    range.mode = freshness.mode();
+    if count {
+        return count_keys(range, &online).await;
     }
     let (records, more, revision) = all_pages(&online.client()?, range, limit).await?;
     match online.output {
@@ -236,28 +348,27 @@ pub(crate) async fn range(arguments: RangeArguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One record of a range.
-struct Record {
-    key: Bytes,
-    value: Bytes,
-    version: u64,
-    mod_revision: u64,
+async fn count_keys(range: Range, online: &Online) -> Result<(), Failure> {
+    let counted = online.client()?.count(range).await;
+    let counted = counted.map_err(|error| Failure::of_request(&error, "d-engine status"))?;
+    match online.output {
+        Format::Table | Format::Plain => print(counted.count),
+        Format::Json => {
+            print(json!({ "count": counted.count, "revision": counted.revision, "index": counted.index }));
+        }
+    }
+    Ok(())
 }
 
 /// Asks for pages until `limit` records are there or the range ends. Every page is of its own point in time.
-async fn all_pages(client: &Client, mut range: Range, limit: u32) -> Result<(Vec<Record>, bool, u64), Failure> {
-    let mut records = Vec::new();
+async fn all_pages(client: &Client, mut range: Range, limit: u32) -> Result<(Vec<KvRecord>, bool, u64), Failure> {
+    let mut records: Vec<KvRecord> = Vec::new();
     loop {
         range.limit = limit.saturating_sub(u32::try_from(records.len()).unwrap_or(u32::MAX));
         let listed =
             client.range(range.clone()).await.map_err(|error| Failure::of_request(&error, "d-engine status"))?;
         let last = listed.records.last().map(|record| record.key.clone());
-        records.extend(listed.records.into_iter().map(|record| Record {
-            key: record.key,
-            value: record.value,
-            version: record.version,
-            mod_revision: record.mod_revision,
-        }));
+        records.extend(listed.records);
         let Some(last) = last.filter(|_| listed.more && records.len() < limit as usize) else {
             return Ok((records, listed.more, listed.revision));
         };
@@ -270,10 +381,10 @@ async fn all_pages(client: &Client, mut range: Range, limit: u32) -> Result<(Vec
     }
 }
 
-fn print_records(records: &[Record], keys_only: bool) {
+fn print_records(records: &[KvRecord], keys_only: bool) {
     let heading = ["KEY", "REVISION", "VALUE"];
     let columns = if keys_only { 2 } else { 3 };
-    let row = |record: &Record| {
+    let row = |record: &KvRecord| {
         let cells = [shown(&record.key), record.mod_revision.to_string(), shown(&record.value)];
         cells.into_iter().take(columns).collect::<Vec<_>>()
     };
@@ -284,7 +395,7 @@ fn print_records(records: &[Record], keys_only: bool) {
     }
 }
 
-fn record_object(record: &Record, keys_only: bool) -> Value {
+pub(crate) fn record_object(record: &KvRecord, keys_only: bool) -> Value {
     let mut object = Map::new();
     insert_bytes(&mut object, "key", &record.key);
     if !keys_only {
@@ -292,10 +403,13 @@ fn record_object(record: &Record, keys_only: bool) -> Value {
     }
     object.insert("version".to_owned(), record.version.into());
     object.insert("mod_revision".to_owned(), record.mod_revision.into());
+    if record.lease != 0 {
+        object.insert("lease".to_owned(), record.lease.into());
+    }
     Value::Object(object)
 }
 
-fn print_plain(record: &Record, keys_only: bool) {
+fn print_plain(record: &KvRecord, keys_only: bool) {
     let value: &[u8] = if keys_only { b"" } else { &record.value };
     let separator: &[u8] = if keys_only { b"" } else { b"\t" };
     print_bytes(&[&record.key[..], separator, value, b"\n"].concat());
@@ -310,7 +424,7 @@ fn print_value(value: &[u8], format: Format) {
 }
 
 /// Bytes for people, the beginning if there are many.
-fn shown(bytes: &[u8]) -> String {
+pub(crate) fn shown(bytes: &[u8]) -> String {
     shortened(&readable(bytes))
 }
 

@@ -6,8 +6,11 @@
 mod cluster;
 mod demo;
 mod kv;
+mod lease;
 mod output;
 mod serve;
+mod txn;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -20,7 +23,7 @@ Exit codes:
   0  done
   1  failed, without effect; for `demo`: something was wrong; for `status`: the nodes belong to different clusters
   2  wrong flags or configuration
-  3  the key does not exist, or does not hold what was expected
+  3  the key or lease does not exist, or does not hold what was expected; for `txn`: `else` was carried out
   4  nobody knows whether the write was applied; read before writing again
 
 Three nodes on one machine:
@@ -51,6 +54,13 @@ enum Command {
     Cas(kv::Cas),
     /// Lists keys in order
     Range(kv::RangeArguments),
+    /// Carries out a transaction: comparisons, and what to do if they hold or not
+    Txn(txn::TxnArguments),
+    /// Shows changes as they happen
+    Watch(watch::WatchArguments),
+    /// Grants, ends, renews and shows leases: keys that go away unless they are kept alive
+    #[command(subcommand)]
+    Lease(lease::Lease),
     /// Says who leads, who is behind, and how many more nodes may fail
     Status(kv::Online),
     /// Shows a self-checking cluster of three processes: load, kill -9 of the leader, failover, catch-up
@@ -67,6 +77,9 @@ impl Command {
             Self::Delete(delete) => delete.online.output,
             Self::Cas(cas) => cas.online.output,
             Self::Range(range) => range.online.output,
+            Self::Txn(txn) => txn.online.output,
+            Self::Watch(watch) => watch.online.output,
+            Self::Lease(lease) => lease.output(),
             Self::Status(online) => online.output,
         }
     }
@@ -100,6 +113,9 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Delete(arguments) => kv::delete(arguments).await,
         Command::Cas(arguments) => kv::cas(arguments).await,
         Command::Range(arguments) => kv::range(arguments).await,
+        Command::Txn(arguments) => txn::txn(arguments).await,
+        Command::Watch(arguments) => watch::watch(arguments).await,
+        Command::Lease(command) => lease::lease(command).await,
         Command::Status(online) => cluster::status(online).await,
         Command::Demo(arguments) => demo::demo(arguments).await,
     }

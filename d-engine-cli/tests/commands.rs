@@ -39,6 +39,35 @@ fn keys_are_set_read_changed_listed_and_removed() {
 }
 
 #[test]
+fn transactions_leases_and_watches_have_their_commands() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::alone(dir.path());
+    let txn = |text: &str| run_with_input(&["txn", "--endpoints", &server.address], text.as_bytes());
+    let lock = "if\n absent lock\nthen\n put lock \"me too\"\nelse\n get lock\n";
+    assert!(txn(lock).ok().starts_with("carried out `then`, revision 1"));
+    let ran = txn(lock).failed(3, "`else` was carried out");
+    assert!(ran.out.contains("lock = me too"), "{ran:?}");
+    let wrong = txn("then\n put lock\n").failed(2, "standard input:2:10: the value is missing");
+    assert!(wrong.err.contains("\n   put lock\n           ^\n"), "{wrong:?}");
+
+    let lease = server.run(&["lease", "grant", "60", "-o", "plain"]).ok();
+    assert!(server.run(&["put", "k", "v", "--lease", &lease]).ok().ends_with(&format!("lease {lease}")));
+    assert!(server.run(&["lease", "keep-alive", &lease]).ok().contains("60 s"));
+    assert!(server.run(&["lease", "ttl", &lease, "--keys"]).ok().ends_with("  k"));
+    assert_eq!(server.run(&["lease", "list", "-o", "plain"]).ok(), lease);
+    assert!(server.run(&["lease", "revoke", &lease]).ok().contains("1 keys removed"));
+    server.run(&["lease", "revoke", &lease]).failed(3, "does not exist");
+    server.run(&["get", "k"]).failed(3, "does not exist");
+
+    assert!(server.run(&["put", "k", "w", "--prev"]).ok().starts_with("ok, revision"));
+    assert!(server.run(&["put", "k", "x", "--prev"]).ok().ends_with("before: w"));
+    assert_eq!(server.run(&["range", "--count", "-o", "plain"]).ok(), "2");
+    let watched = server.run(&["watch", "k", "--from", "1", "--limit", "2", "-o", "plain"]).ok();
+    assert!(watched.starts_with("put\t2\tk\tv\ndelete\t3\tk"), "{watched}");
+    assert!(server.run(&["delete", "", "--prefix"]).ok().starts_with("deleted 2"));
+}
+
+#[test]
 fn json_is_one_object_per_answer() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::alone(dir.path());

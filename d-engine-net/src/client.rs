@@ -1,33 +1,45 @@
 //! The client: finds the leader and follows it.
 
+mod watch;
+
 use std::collections::HashMap;
+use std::fmt;
 use std::future::Future;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use d_engine_core::command::{KeySpan, KvRange};
-use d_engine_core::{KvAnswer, KvCommand, KvOutcome, KvQuery, KvRecord, LogId};
+use d_engine_core::command::KvWatch;
+use d_engine_core::{KvAnswer, KvOutcome, KvQuery, KvRequest, LogId};
 use tokio::time::{Instant, sleep};
 
 use crate::channel::{endpoint, host_and_port};
 use crate::convert::mode_to_wire;
 use crate::generated::v1;
 use crate::generated::v1::request::Op;
+use crate::kv::{SessionCalls, half_way_to};
 use crate::peer::lock;
-use crate::{ClientError, Connection, NodeStatus, ReadMode, Reply, Result};
+use crate::{
+    ClientError, Connection, Digest, KeyValue, KvCalls, NodeStatus, ReadMode, Reply, Result, WatchStream, answer_of,
+    outcome_of,
+};
+use watch::WatchChannels;
 
 /// Settings of a [`Client`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientOptions {
     /// Time for one call with everything in it, a year at most; 5 s.
     pub timeout: Duration,
+    /// Whether writes of the key-value store go through a session, opened at the first one; yes.
+    pub sessions: bool,
 }
 
 impl Default for ClientOptions {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(5) }
+        Self { timeout: Duration::from_secs(5), sessions: true }
     }
 }
 
@@ -38,147 +50,12 @@ impl ClientOptions {
         self.timeout = timeout;
         self
     }
-}
 
-/// A write was applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Written {
-    /// Index of its entry.
-    pub index: u64,
-    /// The store's revision afterwards.
-    pub revision: u64,
-}
-
-/// Answer to a get.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Got {
-    /// The value, if the key exists.
-    pub value: Option<Bytes>,
-    /// The whole record, if the key exists.
-    pub record: Option<KvRecord>,
-    /// Index of the last entry that the answer includes.
-    pub index: u64,
-    /// The store's revision.
-    pub revision: u64,
-}
-
-/// A delete was applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Deleted {
-    /// Whether the key existed.
-    pub existed: bool,
-    /// Index of its entry.
-    pub index: u64,
-    /// The store's revision afterwards.
-    pub revision: u64,
-}
-
-/// A compare-and-swap was decided.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Swapped {
-    /// Whether the key had the expected value, and was changed.
-    pub succeeded: bool,
-    /// On failure the value that the key has instead; `None` if it does not exist, and on success.
-    pub current: Option<Bytes>,
-    /// Index of its entry.
-    pub index: u64,
-    /// The store's revision afterwards.
-    pub revision: u64,
-}
-
-/// One page of a range.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
-    /// The records in the order asked for.
-    pub records: Vec<KvRecord>,
-    /// Whether the range has further records behind the last one.
-    pub more: bool,
-    /// Index of the last entry that the answer includes.
-    pub index: u64,
-    /// The store's revision.
-    pub revision: u64,
-}
-
-/// The digest of one node's whole state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Digest {
-    /// SHA-256 over the user-visible state; equal states give equal digests.
-    pub digest: [u8; 32],
-    /// How many keys there are.
-    pub keys: u64,
-    /// The store's revision.
-    pub revision: u64,
-    /// The last entry that the state includes.
-    pub applied: LogId,
-}
-
-/// Which records to list.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Range {
-    /// The first key; empty: from the first one of all.
-    pub start: Bytes,
-    /// The end, exclusive; `None`: to the last key.
-    pub end: Option<Bytes>,
-    /// At most so many records; 0: the server's page of 1,000.
-    pub limit: u32,
-    /// From the last key down.
-    pub reverse: bool,
-    /// Leaves the values empty.
-    pub keys_only: bool,
-    /// How fresh the answer must be.
-    pub mode: ReadMode,
-}
-
-impl Range {
-    /// All records.
-    pub fn all() -> Self {
-        Self::default()
-    }
-
-    /// The records from `start` to before `end`.
-    pub fn between(start: impl Into<Bytes>, end: impl Into<Bytes>) -> Self {
-        Self { start: start.into(), end: Some(end.into()), ..Self::default() }
-    }
-
-    /// The records whose keys begin with `prefix`.
-    pub fn prefix(prefix: impl Into<Bytes>) -> Self {
-        let start = prefix.into();
-        let mut end = start.to_vec();
-        // The next key that does not begin with the prefix: its last byte that is not 255, plus one.
-        while let Some(last) = end.pop() {
-            if let Some(next) = last.checked_add(1) {
-                end.push(next);
-                return Self { start, end: Some(end.into()), ..Self::default() };
-            }
-        }
-        Self { start, ..Self::default() }
-    }
-
-    /// At most `limit` records.
+    /// Writes without a session: one entry of the log less for a program that writes once, and a write whose connection
+    /// breaks is `Unknown` at once.
     #[must_use]
-    pub fn limit(mut self, limit: u32) -> Self {
-        self.limit = limit;
-        self
-    }
-
-    /// From the last key down.
-    #[must_use]
-    pub fn reverse(mut self) -> Self {
-        self.reverse = true;
-        self
-    }
-
-    /// Without values.
-    #[must_use]
-    pub fn keys_only(mut self) -> Self {
-        self.keys_only = true;
-        self
-    }
-
-    /// From the answering node's own copy.
-    #[must_use]
-    pub fn local(mut self) -> Self {
-        self.mode = ReadMode::Local;
+    pub fn without_session(mut self) -> Self {
+        self.sessions = false;
         self
     }
 }
@@ -186,14 +63,31 @@ impl Range {
 /// A client of the built-in key-value store and of any state machine. Cheap to clone; clones share connections.
 ///
 /// It dials when it is first used, finds the leader and follows it. It sends again what certainly had no effect, elsewhere
-/// or a little later, until a call's time is over; a write whose fate is not known is [`ClientError::Unknown`]. Calls that
-/// run at the same time share one stream, so many tasks with clones of one client are faster than many clients.
-#[derive(Clone, Debug)]
+/// or a little later, until a call's time is over. Its key-value writes go through a session, opened at the first one: they
+/// are sent again also when their fate is not known, and applied once. What is not known when the time is over is
+/// [`ClientError::Unknown`]. Calls that run at the same time share one stream, so many tasks with clones of one client are
+/// faster than many clients.
+///
+/// ```no_run
+/// # async fn doc() -> Result<(), d_engine_net::ClientError> {
+/// use d_engine_net::{Client, Put, Watch};
+///
+/// let client = Client::new(["10.0.0.1:9081", "10.0.0.2:9081", "10.0.0.3:9081"])?;
+/// let mut changes = client.watch(Watch::prefix("service/")).await?;
+/// let lease = client.lease_grant(std::time::Duration::from_secs(10)).await?;
+/// client.put_with(Put::new("service/a", "10.0.0.7:80").lease(lease.id)).await?;
+/// println!("{:?}", changes.next().await?);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
+    key_value: KeyValue,
+    /// What puts the client's session into its writes.
+    sessions: Option<Arc<SessionCalls>>,
 }
 
-#[derive(Debug)]
 struct Shared {
     options: ClientOptions,
     endpoints: Vec<Connection>,
@@ -203,6 +97,7 @@ struct Shared {
     preferred: RwLock<Connection>,
     /// Nodes that are no endpoints, by address: leaders that others named, and those asked for by name.
     others: Mutex<HashMap<String, Connection>>,
+    watch_channels: WatchChannels,
 }
 
 impl Client {
@@ -233,89 +128,85 @@ impl Client {
         let Some(first) = connections.first().cloned() else {
             return Err(ClientError::malformed("no endpoint is given; name at least one node as host:port"));
         };
+        let watch_channels = WatchChannels::new(connections.iter().map(|connection| connection.address().to_owned()));
         let shared = Shared {
             options,
             endpoints: connections,
             next: AtomicUsize::new(1),
             preferred: RwLock::new(first),
             others: Mutex::default(),
+            watch_channels,
         };
-        Ok(Self { shared: Arc::new(shared) })
+        let shared = Arc::new(shared);
+        let sessions = shared.options.sessions.then(|| Arc::new(SessionCalls::new(shared.clone(), true)));
+        let calls: Arc<dyn KvCalls> = match &sessions {
+            Some(sessions) => sessions.clone(),
+            None => shared.clone(),
+        };
+        Ok(Self { shared, key_value: KeyValue::new(calls), sessions })
     }
 
-    /// Sets a key.
-    pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<Written> {
-        let command = KvCommand::Put { key: key.into(), value: value.into() };
-        let (at, outcome) = self.outcome(command).await?;
-        match outcome {
-            KvOutcome::Put { revision } => Ok(Written { index: at.index, revision }),
-            _ => Err(ClientError::Unknown),
-        }
-    }
-
-    /// Removes a key.
-    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<Deleted> {
-        let (at, outcome) = self.outcome(KvCommand::Delete { key: key.into() }).await?;
-        match outcome {
-            KvOutcome::Deleted { revision, existed } => Ok(Deleted { existed, index: at.index, revision }),
-            _ => Err(ClientError::Unknown),
-        }
-    }
-
-    /// Changes a key if it holds `expected` (`None`: does not exist) to `new` (`None`: removes it).
-    pub async fn cas(&self, key: impl Into<Bytes>, expected: Option<Bytes>, new: Option<Bytes>) -> Result<Swapped> {
-        let command = KvCommand::Cas { key: key.into(), expected, value: new };
-        let (at, outcome) = self.outcome(command).await?;
-        match outcome {
-            KvOutcome::Cas { revision, succeeded, current } => {
-                Ok(Swapped { succeeded, current, index: at.index, revision })
-            }
-            _ => Err(ClientError::Unknown),
-        }
-    }
-
-    /// Reads a key: the answer includes every write that was answered before the call.
-    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Got> {
-        self.get_in_mode(key.into(), ReadMode::Linearizable).await
-    }
-
-    /// Reads a key from the answering node's own copy, which may be old.
-    pub async fn get_local(&self, key: impl Into<Bytes>) -> Result<Got> {
-        self.get_in_mode(key.into(), ReadMode::Local).await
-    }
-
-    async fn get_in_mode(&self, key: Bytes, mode: ReadMode) -> Result<Got> {
-        let reply = self.read(KvQuery::Get { key }.encode(), mode).await?;
-        match decode_answer(&reply)? {
-            KvAnswer::Get { record, revision } => {
-                let value = record.as_ref().map(|record| record.value.clone());
-                Ok(Got { value, record, index: reply.at.index, revision })
-            }
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Reads one page of a range of keys.
-    pub async fn range(&self, range: Range) -> Result<Listed> {
-        let Range { start, end, limit, reverse, keys_only, mode } = range;
-        let mut range = KvRange::new(KeySpan::new(start, end));
-        (range.limit, range.reverse, range.keys_only) = (limit, reverse, keys_only);
-        let reply = self.read(KvQuery::Range(range).encode(), mode).await?;
-        match decode_answer(&reply)? {
-            KvAnswer::Range { records, more, revision } => {
-                Ok(Listed { records, more, index: reply.at.index, revision })
-            }
-            other => Err(unexpected(&other)),
+    /// Closes the session of this client and its clones, if one is open; the next write opens another. A client that is
+    /// dropped leaves its session to be evicted.
+    pub async fn close_session(&self) -> Result<()> {
+        match &self.sessions {
+            Some(sessions) => sessions.close().await,
+            None => Ok(()),
         }
     }
 
     /// Proposes a command to any state machine.
     pub async fn propose(&self, command: Bytes) -> Result<Reply> {
-        self.propose_op(v1::Propose { command, forwarded: false, key_value: false }).await
+        let propose = v1::Propose { command, forwarded: false, key_value: false };
+        self.shared.propose(propose, Instant::now() + self.shared.options.timeout).await
     }
 
     /// Asks any state machine.
     pub async fn read(&self, query: Bytes, mode: ReadMode) -> Result<Reply> {
+        self.shared.read(query, mode).await
+    }
+
+    /// What the first node that answers knows.
+    pub async fn status(&self) -> Result<NodeStatus> {
+        self.shared.call(|connection, deadline, _| async move { connection.status(half_way_to(deadline)).await }).await
+    }
+
+    /// What the node at `endpoint` knows.
+    pub async fn status_of(&self, endpoint: &str) -> Result<NodeStatus> {
+        let connection = self.shared.connection(endpoint);
+        let deadline = Instant::now() + self.shared.options.timeout;
+        retry_once(|| connection.status(deadline)).await
+    }
+
+    /// The digest of the state that the node at `endpoint` has applied.
+    pub async fn digest_of(&self, endpoint: &str) -> Result<Digest> {
+        let connection = self.shared.connection(endpoint);
+        let deadline = Instant::now() + self.shared.options.timeout;
+        let reply = retry_once(|| connection.read(KvQuery::Digest.encode(), ReadMode::Local, deadline)).await?;
+        Digest::from_answer(answer_of(reply)?)
+    }
+}
+
+/// A client is the key-value store, and more.
+impl Deref for Client {
+    type Target = KeyValue;
+
+    fn deref(&self) -> &KeyValue {
+        &self.key_value
+    }
+}
+
+impl Shared {
+    /// Nodes are asked not to pass the command on: they name the leader instead, which is then asked directly.
+    async fn propose(&self, propose: v1::Propose, deadline: Instant) -> Result<Reply> {
+        self.call_until(deadline, |connection, deadline, pass_on| {
+            let propose = v1::Propose { forwarded: !pass_on, ..propose.clone() };
+            async move { connection.call_for_reply(Op::Propose(propose), deadline).await }
+        })
+        .await
+    }
+
+    async fn read(&self, query: Bytes, mode: ReadMode) -> Result<Reply> {
         let read = v1::Read { query, mode: mode_to_wire(mode) };
         self.call(|connection, deadline, _| {
             let read = read.clone();
@@ -324,59 +215,22 @@ impl Client {
         .await
     }
 
-    /// What the first node that answers knows.
-    pub async fn status(&self) -> Result<NodeStatus> {
-        self.call(|connection, deadline, _| async move { connection.status(half_way_to(deadline)).await }).await
-    }
-
-    /// What the node at `endpoint` knows.
-    pub async fn status_of(&self, endpoint: &str) -> Result<NodeStatus> {
-        let connection = self.connection(endpoint);
-        let deadline = Instant::now() + self.shared.options.timeout;
-        retry_once(|| connection.status(deadline)).await
-    }
-
-    /// The digest of the state that the node at `endpoint` has applied.
-    pub async fn digest_of(&self, endpoint: &str) -> Result<Digest> {
-        let connection = self.connection(endpoint);
-        let deadline = Instant::now() + self.shared.options.timeout;
-        let reply = retry_once(|| connection.read(KvQuery::Digest.encode(), ReadMode::Local, deadline)).await?;
-        match decode_answer(&reply)? {
-            KvAnswer::Digest { digest, keys, revision } => Ok(Digest { digest, keys, revision, applied: reply.at }),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    async fn outcome(&self, command: KvCommand) -> Result<(LogId, KvOutcome)> {
-        command.check(usize::MAX)?;
-        let propose = v1::Propose { command: command.encode(), forwarded: false, key_value: true };
-        let reply = self.propose_op(propose).await?;
-        match KvOutcome::decode_bytes(reply.response) {
-            Ok(KvOutcome::Rejected(reject)) => Err(reject.into()),
-            Ok(outcome) => Ok((reply.at, outcome)),
-            // It was applied, by a machine that speaks another language.
-            Err(_) => Err(ClientError::Unknown),
-        }
-    }
-
-    /// Nodes are asked not to pass the command on: they name the leader instead, which is then asked directly.
-    async fn propose_op(&self, propose: v1::Propose) -> Result<Reply> {
-        self.call(|connection, deadline, pass_on| {
-            let propose = v1::Propose { forwarded: !pass_on, ..propose.clone() };
-            async move { connection.call_for_reply(Op::Propose(propose), deadline).await }
-        })
-        .await
+    /// [`call_until`](Shared::call_until) with the time for one call.
+    async fn call<T, F>(&self, attempt: impl Fn(Connection, Instant, bool) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        self.call_until(Instant::now() + self.options.timeout, attempt).await
     }
 
     /// Calls until there is an answer, an error that another attempt would not change, or no time left.
     ///
     /// `attempt` gets a connection, its deadline, and whether the node may pass the request on.
-    async fn call<T, F>(&self, attempt: impl Fn(Connection, Instant, bool) -> F) -> Result<T>
+    async fn call_until<T, F>(&self, deadline: Instant, attempt: impl Fn(Connection, Instant, bool) -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
-        let deadline = Instant::now() + self.shared.options.timeout;
-        let mut connection = read_lock(&self.shared.preferred).clone();
+        let mut connection = read_lock(&self.preferred).clone();
         let mut search = Search::default();
         loop {
             let error = match attempt(connection.clone(), deadline, search.pass_on).await {
@@ -389,7 +243,7 @@ impl Client {
             if matches!(error, ClientError::Rejected { .. }) {
                 return Err(error);
             }
-            let step = search.after(&error, self.shared.endpoints.len());
+            let step = search.after(&error, self.endpoints.len());
             connection = match step.next {
                 Next::Same => connection,
                 Next::Rotate => self.rotate(&connection),
@@ -405,19 +259,19 @@ impl Client {
     }
 
     fn prefer(&self, connection: &Connection) {
-        if !read_lock(&self.shared.preferred).is(connection) {
-            *self.shared.preferred.write().unwrap_or_else(PoisonError::into_inner) = connection.clone();
+        if !read_lock(&self.preferred).is(connection) {
+            *self.preferred.write().unwrap_or_else(PoisonError::into_inner) = connection.clone();
         }
     }
 
     /// The next endpoint, which also becomes the preferred one if `failed` was.
     fn rotate(&self, failed: &Connection) -> Connection {
-        let endpoints = &self.shared.endpoints;
-        let mut next = &endpoints[self.shared.next.fetch_add(1, Ordering::Relaxed) % endpoints.len()];
+        let endpoints = &self.endpoints;
+        let mut next = &endpoints[self.next.fetch_add(1, Ordering::Relaxed) % endpoints.len()];
         if next.is(failed) {
-            next = &endpoints[self.shared.next.fetch_add(1, Ordering::Relaxed) % endpoints.len()];
+            next = &endpoints[self.next.fetch_add(1, Ordering::Relaxed) % endpoints.len()];
         }
-        if read_lock(&self.shared.preferred).is(failed) {
+        if read_lock(&self.preferred).is(failed) {
             self.prefer(next);
         }
         next.clone()
@@ -425,14 +279,40 @@ impl Client {
 
     fn connection(&self, address: &str) -> Connection {
         let address = host_and_port(address);
-        if let Some(endpoint) = self.shared.endpoints.iter().find(|endpoint| endpoint.address() == address) {
+        if let Some(endpoint) = self.endpoints.iter().find(|endpoint| endpoint.address() == address) {
             return endpoint.clone();
         }
-        let mut others = lock(&self.shared.others);
+        let mut others = lock(&self.others);
         if others.len() >= OTHERS_MAX && !others.contains_key(address) {
             others.clear();
         }
         others.entry(address.to_owned()).or_insert_with(|| Connection::new(address)).clone()
+    }
+}
+
+#[async_trait]
+impl KvCalls for Shared {
+    async fn propose(&self, request: KvRequest, deadline: Instant) -> Result<(LogId, KvOutcome)> {
+        let propose = v1::Propose { command: request.encode(), forwarded: false, key_value: true };
+        outcome_of(Shared::propose(self, propose, deadline).await?)
+    }
+
+    async fn ask(&self, query: KvQuery, mode: ReadMode) -> Result<(LogId, KvAnswer)> {
+        answer_of(self.read(query.encode(), mode).await?)
+    }
+
+    async fn watch(&self, watch: KvWatch) -> Result<WatchStream> {
+        self.watch_channels.watch(watch, Instant::now() + self.options.timeout).await
+    }
+
+    fn timeout(&self) -> Duration {
+        self.options.timeout
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("endpoints", &self.shared.endpoints).finish_non_exhaustive()
     }
 }
 
@@ -494,13 +374,6 @@ impl Search {
     }
 }
 
-/// A read that one node does not answer may be asked of another while there is time.
-fn half_way_to(deadline: Instant) -> Instant {
-    let now = Instant::now();
-    let left = deadline.saturating_duration_since(now);
-    if left < PAUSE_MAX { deadline } else { now + left / 2 }
-}
-
 /// The first attempt may only find out that the node was restarted.
 async fn retry_once<T, F: Future<Output = Result<T>>>(attempt: impl Fn() -> F) -> Result<T> {
     match attempt().await {
@@ -512,12 +385,4 @@ async fn retry_once<T, F: Future<Output = Result<T>>>(attempt: impl Fn() -> F) -
 /// The connection under the lock is whole at every point.
 fn read_lock<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn decode_answer(reply: &Reply) -> Result<KvAnswer> {
-    KvAnswer::decode_bytes(reply.response.clone()).map_err(|error| unexpected(&error))
-}
-
-fn unexpected(found: &dyn std::fmt::Debug) -> ClientError {
-    ClientError::malformed(format!("the node's state machine answered {found:?}"))
 }

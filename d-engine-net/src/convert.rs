@@ -1,18 +1,22 @@
 //! Between the plain types and the wire's. What comes from the wire is checked here and never panics.
 
 mod errors;
+mod kv;
 mod message;
+mod reasons;
 mod status;
 
 use bytes::Bytes;
-use d_engine_core::{KvRecord, LogId};
+use d_engine_core::LogId;
 
 use crate::generated::v1;
 use crate::{ReadMode, Reply};
 
-#[cfg(test)]
-pub(crate) use errors::status_to_error;
-pub(crate) use errors::{detail_to_error, error_to_detail, error_to_status};
+pub(crate) use errors::{detail_to_error, error_to_detail, error_to_status, status_to_error};
+pub(crate) use kv::{
+    at_to_wire, delete_from_wire, header_from_wire, lease_to_wire, put_command, range_from_wire, record_to_wire,
+    result_to_wire, txn_from_wire, watch_from_wire, watch_message_from_wire, watch_message_to_wire, watch_to_wire,
+};
 pub(crate) use message::{hello_from_wire, hello_to_wire, message_from_wire, message_to_wire};
 pub(crate) use status::{status_from_wire, status_to_wire};
 
@@ -49,6 +53,7 @@ pub(crate) fn mode_to_wire(mode: ReadMode) -> i32 {
     match mode {
         ReadMode::Linearizable => v1::ReadMode::Linearizable,
         ReadMode::Local => v1::ReadMode::Local,
+        ReadMode::Lease => v1::ReadMode::Lease,
     }
     .into()
 }
@@ -57,17 +62,7 @@ pub(crate) fn mode_from_wire(mode: i32) -> Result<ReadMode, Malformed> {
     match v1::ReadMode::try_from(mode) {
         Ok(v1::ReadMode::Linearizable) => Ok(ReadMode::Linearizable),
         Ok(v1::ReadMode::Local) => Ok(ReadMode::Local),
+        Ok(v1::ReadMode::Lease) => Ok(ReadMode::Lease),
         Err(_) => Err(Malformed(format!("read mode {mode} is not known"))),
-    }
-}
-
-pub(crate) fn record_to_wire(record: KvRecord) -> v1::Record {
-    v1::Record {
-        key: record.key,
-        value: record.value,
-        create_revision: record.create_revision,
-        mod_revision: record.mod_revision,
-        version: record.version,
-        lease: record.lease,
     }
 }

@@ -1,5 +1,6 @@
 //! What a caller is told when a request is not answered as asked.
 
+use bytes::Bytes;
 use d_engine_core::KvReject;
 
 /// The result of a request.
@@ -91,6 +92,82 @@ pub enum Reason {
         /// The longest that is allowed.
         limit: u64,
     },
+    /// A list of a transaction is too long.
+    #[error("the transaction has a list of {len} items; a list has at most {limit}")]
+    TxnTooLarge {
+        /// Its length.
+        len: u64,
+        /// The longest that is allowed.
+        limit: u64,
+    },
+    /// A transaction would write a key twice.
+    #[error("the transaction writes a key twice: {}; put the writes into two transactions", .key.escape_ascii())]
+    DuplicateKey {
+        /// The key.
+        key: Bytes,
+    },
+    /// Value or lease of a key were to be kept, and there is no such key.
+    #[error("the key {} does not exist, so nothing of it can be kept", .key.escape_ascii())]
+    KeyNotFound {
+        /// The key.
+        key: Bytes,
+    },
+    /// The lease was never granted, has ended, or was revoked.
+    #[error("lease {id} does not exist; it has ended, or never began")]
+    LeaseNotFound {
+        /// The lease.
+        id: u64,
+    },
+    /// The id asked for is in use.
+    #[error("lease {id} exists already; choose another id, or have one chosen")]
+    LeaseExists {
+        /// The lease.
+        id: u64,
+    },
+    /// A lease cannot last so long.
+    #[error("a lease of {ttl_ms} ms is not possible; it lasts from 1 to {limit_ms} ms")]
+    InvalidTtl {
+        /// Milliseconds asked for.
+        ttl_ms: u64,
+        /// The most milliseconds that are allowed.
+        limit_ms: u64,
+    },
+    /// The command names too many leases.
+    #[error("the command names {len} leases; at most {limit} are allowed")]
+    TooManyLeases {
+        /// How many it names.
+        len: u64,
+        /// The most that are allowed.
+        limit: u64,
+    },
+    /// The session was closed, evicted, or never opened.
+    #[error("session {session} does not exist any more; open a new one")]
+    SessionExpired {
+        /// The session.
+        session: u64,
+    },
+    /// The command's number is not one that may come now.
+    #[error("number {sequence} of the session is outside of its window, which is {lowest} to {highest}")]
+    OutOfWindow {
+        /// The command's number.
+        sequence: u64,
+        /// The lowest number that may come.
+        lowest: u64,
+        /// The highest number that may come.
+        highest: u64,
+    },
+    /// The earlier records that the answer were to carry are too large together.
+    #[error("the earlier records have more than {limit} bytes; leave them out or name fewer keys")]
+    ResultTooLarge {
+        /// The most bytes that are allowed.
+        limit: u64,
+    },
+    /// The changes asked for, or those that were to come next, are not kept any more.
+    #[error("the changes before revision {first_revision} are not kept any more; read the keys and watch from there")]
+    Compacted {
+        /// The first revision whose changes may still be kept.
+        first_revision: u64,
+    },
     /// Bytes are not what they should be.
     #[error("malformed: {why}")]
     Malformed {
@@ -130,6 +207,16 @@ impl From<KvReject> for Reason {
             KvReject::EmptyKey => Self::EmptyKey,
             KvReject::KeyTooLarge { len, limit } => Self::KeyTooLarge { len, limit },
             KvReject::ValueTooLarge { len, limit } => Self::ValueTooLarge { len, limit },
+            KvReject::TxnTooLarge { len, limit } => Self::TxnTooLarge { len, limit },
+            KvReject::DuplicateKey { key } => Self::DuplicateKey { key },
+            KvReject::KeyNotFound { key } => Self::KeyNotFound { key },
+            KvReject::LeaseNotFound { id } => Self::LeaseNotFound { id },
+            KvReject::LeaseExists { id } => Self::LeaseExists { id },
+            KvReject::InvalidTtl { ttl_ms, limit_ms } => Self::InvalidTtl { ttl_ms, limit_ms },
+            KvReject::TooManyLeases { len, limit } => Self::TooManyLeases { len, limit },
+            KvReject::SessionExpired { session } => Self::SessionExpired { session },
+            KvReject::OutOfWindow { sequence, lowest, highest } => Self::OutOfWindow { sequence, lowest, highest },
+            KvReject::ResultTooLarge { limit } => Self::ResultTooLarge { limit },
             other => Self::Unsupported { why: other.to_string() },
         }
     }

@@ -4,11 +4,11 @@
 //!
 //! * [`Peers`] carries raft messages between nodes, [`serve`] answers everything that comes in on a node's port.
 //! * [`NodeService`] is what a node offers to its server.
+//! * [`KeyValue`] is the typed key-value store, the same in process and over the wire.
 //! * [`Client`] finds and follows the leader; [`Connection`] is one pipelined connection to one node.
 //!
 //! The wire contract is `proto/d_engine/v1`; `cargo xtask codegen` makes the code in `src/generated` from it.
 
-mod answers;
 mod channel;
 mod client;
 mod connection;
@@ -17,6 +17,7 @@ mod error;
 mod generated;
 mod hello;
 mod inbound;
+mod kv;
 mod outbound;
 mod peer;
 mod server;
@@ -24,10 +25,16 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Client, ClientOptions, Deleted, Digest, Got, Listed, Range, Swapped, Written};
+pub use client::{Client, ClientOptions};
 pub use connection::Connection;
+pub use d_engine_core::command::{KvChange, KvLease, KvOp, KvOpResult, Relation};
 pub use error::{ClientError, LeaderHint, Reason, Result};
 pub use hello::Hello;
+pub use kv::{
+    Counted, Decided, Delete, Deleted, Digest, Got, Granted, KeptAlive, KeyValue, KvCalls, Leased, LeasesListed,
+    Listed, Put, Range, Removed, Replaced, Revoked, Session, Swapped, Txn, Watch, WatchStream, Watched, Watcher,
+    Written, answer_of, outcome_of, watch_queue,
+};
 pub use peer::{PeerEvent, PeerSink, Peers};
 pub use server::{ServeError, serve};
 pub use service::{MemberStatus, NodeService, NodeStatus, ReadMode, Reply};

@@ -2,7 +2,9 @@
 
 mod cluster;
 mod kv;
+mod lease;
 mod pipeline;
+mod watcher;
 
 use std::future::Future;
 use std::pin::pin;
@@ -17,8 +19,11 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::generated::v1::cluster_server::ClusterServer;
 use crate::generated::v1::kv_server::KvServer;
+use crate::generated::v1::lease_server::LeaseServer;
 use crate::generated::v1::peer_server::PeerServer;
 use crate::generated::v1::pipeline_server::PipelineServer;
+use crate::generated::v1::session_server::SessionServer;
+use crate::generated::v1::watch_server::WatchServer;
 use crate::inbound::PeerService;
 use crate::{FRAME_LEN_MAX, HTTP2_FRAME_LEN, NodeService, Peers, WINDOW_LEN};
 
@@ -57,6 +62,7 @@ pub async fn serve(
     let (phase, stop) = watch::channel(Phase::Running);
     let stop = Stop(stop);
     let mut stopping = stop.clone();
+    let key_value = kv::KvService::new(service.clone(), stop.clone());
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -69,9 +75,10 @@ pub async fn serve(
             PipelineServer::new(pipeline::PipelineService::new(service.clone(), stop.clone()))
                 .max_decoding_message_size(FRAME_LEN_MAX),
         )
-        .add_service(
-            KvServer::new(kv::KvService::new(service.clone(), stop.clone())).max_decoding_message_size(FRAME_LEN_MAX),
-        )
+        .add_service(KvServer::new(key_value.clone()).max_decoding_message_size(FRAME_LEN_MAX))
+        .add_service(LeaseServer::new(key_value.clone()).max_decoding_message_size(FRAME_LEN_MAX))
+        .add_service(SessionServer::new(key_value))
+        .add_service(WatchServer::new(watcher::WatchService::new(service.clone(), stop.clone())))
         .add_service(ClusterServer::new(cluster::ClusterService::new(service)))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
             stopping.reached(Phase::Stopping).await;

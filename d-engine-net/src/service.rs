@@ -2,9 +2,9 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use d_engine_core::LogId;
+use d_engine_core::{LogId, WatchSink};
 
-use crate::Result;
+use crate::{Reason, Result};
 
 /// A node as its server sees it. The server checks shape and size of what arrives; the node does the rest.
 #[async_trait]
@@ -32,6 +32,14 @@ pub trait NodeService: Send + Sync + 'static {
     /// `Rejected` for a machine with a language of its own, `ShuttingDown`.
     fn check_key_value(&self) -> Result<()>;
 
+    /// Begins a watch on the node's own state machine, which tells `sink` what happens and, at last, why it ends.
+    ///
+    /// # Errors
+    /// `Rejected` if the machine has no watches or the request is none.
+    fn watch(&self, _request: Bytes, _sink: Box<dyn WatchSink>) -> Result<()> {
+        Err(Reason::Unsupported { why: "this node has no watches".to_owned() }.into())
+    }
+
     /// What the node knows about itself and its cluster; never waits.
     fn status(&self) -> NodeStatus;
 
@@ -47,6 +55,9 @@ pub enum ReadMode {
     Linearizable,
     /// The answering node's own copy: may be old, costs no message.
     Local,
+    /// As linearizable, from the leader's lease, without a message. It trusts that clocks run at nearly the same rate, and
+    /// must be offered by the asked node: one that does not answers `Rejected` with `Unsupported`.
+    Lease,
 }
 
 /// The state machine's answer to a command or a query.

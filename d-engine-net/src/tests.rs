@@ -4,5 +4,6 @@ mod calls;
 mod fake;
 mod frames;
 mod links;
+mod sessions;
 mod throughput;
 mod unary;

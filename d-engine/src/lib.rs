@@ -19,8 +19,9 @@
 //! ```
 //!
 //! * [`NodeBuilder`] puts a node together from a [`NodeConfig`], a [`StorageEngine`] and a [`StateMachine`].
-//! * [`Node`] is the running node: typed calls for the built-in machine, [`propose`](Node::propose) and
-//!   [`read`](Node::read) for any other. [`Client`] has the same calls for clusters elsewhere.
+//! * [`Node`] is the running node: [`propose`](Node::propose) and [`read`](Node::read) for any state machine, and the typed
+//!   calls of the built-in one. These are [`KeyValue`]'s, and [`Client`] has the same ones for clusters elsewhere: code that
+//!   takes a `&KeyValue` works with both.
 //! * [`storage`] and the types beside it are the contract that storage adaptors implement; adaptor authors depend on
 //!   `d-engine-core` alone.
 //! * Backends appear as modules behind features: `file` (default), `mem`, `sled` (experimental). `server` (default) is the network.
@@ -36,6 +37,7 @@ mod disk;
 mod ending;
 mod error;
 mod inbox;
+mod key_value;
 mod local_router;
 mod log_read;
 #[cfg(feature = "server")]
@@ -66,8 +68,10 @@ pub use d_engine_core::{
 };
 pub use d_engine_kv::KvStateMachine;
 pub use d_engine_net::{
-    Client, ClientError, ClientOptions, Deleted, Digest, Got, LeaderHint, Listed, MemberStatus, NodeStatus, Range,
-    ReadMode, Reason, Reply, Swapped, Written,
+    Client, ClientError, ClientOptions, Counted, Decided, Delete, Deleted, Digest, Got, Granted, KeptAlive, KeyValue,
+    KvChange, KvLease, KvOp, KvOpResult, LeaderHint, Leased, LeasesListed, Listed, MemberStatus, NodeStatus, Put,
+    Range, ReadMode, Reason, Relation, Removed, Replaced, Reply, Revoked, Session, Swapped, Txn, Watch, Watched,
+    Watcher, Written,
 };
 pub use d_engine_raft::{NodeId, StartError};
 pub use error::StartupError;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use d_engine_core::WatchSink;
 use d_engine_net::{
     ClientError, Connection, NodeService, NodeStatus, PeerEvent, PeerSink, Peers, ReadMode, Reply, Result, serve,
 };
@@ -130,6 +131,10 @@ impl NodeService for Service {
 
     fn check_key_value(&self) -> Result<()> {
         self.shared()?.check_key_value()
+    }
+
+    fn watch(&self, request: Bytes, sink: Box<dyn WatchSink>) -> Result<()> {
+        self.shared()?.begin_watch(request, sink)
     }
 
     fn status(&self) -> NodeStatus {

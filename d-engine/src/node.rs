@@ -1,14 +1,11 @@
 //! A running node, as the application sees it.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use d_engine_core::command::{KeySpan, KvRange};
-use d_engine_core::{KvAnswer, KvCommand, KvOutcome, KvQuery, LogId};
-use d_engine_net::{
-    ClientError, Deleted, Digest, Got, Listed, NodeStatus, Range, ReadMode, Reply, Result, Swapped, Written,
-};
+use d_engine_net::{ClientError, KeyValue, NodeStatus, ReadMode, Reply, Result};
 use d_engine_raft::NodeId;
 use tokio::sync::watch;
 
@@ -22,6 +19,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A running node. Clones are handles of the same node.
 ///
+/// The typed calls of the built-in key-value machine (`put`, `get`, `txn`, `watch`, …) are those of [`KeyValue`], the same as a
+/// [`Client`](crate::Client)'s; [`propose`](Node::propose) and [`read`](Node::read) are for any machine.
+///
 /// Every call has a deadline (`limits.request_timeout_ms`): a write whose fate is not known then is
 /// [`ClientError::Unknown`], everything else that nobody served is [`ClientError::Unavailable`] and had no effect. Calls
 /// may be made on any node: one that does not lead passes a write on, once, and reads its own copy after asking the
@@ -33,11 +33,13 @@ const ASK_AGAIN: Duration = Duration::from_millis(10);
 pub struct Node {
     shared: Arc<Shared>,
     ending: Arc<Ending>,
+    key_value: KeyValue,
 }
 
 impl Node {
     pub(crate) fn new(shared: Arc<Shared>, ending: Arc<Ending>) -> Self {
-        Self { shared, ending }
+        let key_value = KeyValue::new(shared.clone());
+        Self { shared, ending, key_value }
     }
 
     /// Its node id.
@@ -139,122 +141,13 @@ impl Node {
     }
 }
 
-/// The built-in key-value machine; the same calls as [`Client`](crate::Client)'s. With a state machine of one's own they
-/// answer `Rejected`.
-impl Node {
-    /// Sets a key.
-    ///
-    /// # Errors
-    /// As [`propose`](Node::propose).
-    pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<Written> {
-        let command = KvCommand::Put { key: key.into(), value: value.into() };
-        match self.outcome(command).await? {
-            (at, KvOutcome::Put { revision }) => Ok(Written::new(at.index, revision)),
-            (_, other) => Err(unreadable(&other)),
-        }
+/// A node is the key-value store of its cluster, and more. With a state machine of one's own, those calls answer `Rejected`.
+impl Deref for Node {
+    type Target = KeyValue;
+
+    fn deref(&self) -> &KeyValue {
+        &self.key_value
     }
-
-    /// Removes a key.
-    ///
-    /// # Errors
-    /// As [`propose`](Node::propose).
-    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<Deleted> {
-        match self.outcome(KvCommand::Delete { key: key.into() }).await? {
-            (at, KvOutcome::Deleted { revision, existed }) => Ok(Deleted::new(existed, at.index, revision)),
-            (_, other) => Err(unreadable(&other)),
-        }
-    }
-
-    /// Changes a key if it holds `expected` (`None`: does not exist) to `new` (`None`: removes it).
-    ///
-    /// # Errors
-    /// As [`propose`](Node::propose).
-    pub async fn cas(&self, key: impl Into<Bytes>, expected: Option<Bytes>, new: Option<Bytes>) -> Result<Swapped> {
-        let command = KvCommand::Cas { key: key.into(), expected, value: new };
-        match self.outcome(command).await? {
-            (at, KvOutcome::Cas { revision, succeeded, current }) => {
-                Ok(Swapped::new(succeeded, current, at.index, revision))
-            }
-            (_, other) => Err(unreadable(&other)),
-        }
-    }
-
-    /// Reads a key: the answer includes every write that was answered before the call.
-    ///
-    /// # Errors
-    /// As [`read`](Node::read).
-    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Got> {
-        self.get_in_mode(key.into(), ReadMode::Linearizable).await
-    }
-
-    /// Reads a key from this node's own copy, which may be old.
-    ///
-    /// # Errors
-    /// As [`read`](Node::read).
-    pub async fn get_local(&self, key: impl Into<Bytes>) -> Result<Got> {
-        self.get_in_mode(key.into(), ReadMode::Local).await
-    }
-
-    /// Reads one page of a range of keys.
-    ///
-    /// # Errors
-    /// As [`read`](Node::read).
-    pub async fn range(&self, range: Range) -> Result<Listed> {
-        let Range { start, end, limit, reverse, keys_only, mode } = range;
-        let mut range = KvRange::new(KeySpan::new(start, end));
-        (range.limit, range.reverse, range.keys_only) = (limit, reverse, keys_only);
-        match self.answer(&KvQuery::Range(range), mode).await? {
-            (at, KvAnswer::Range { records, more, revision }) => Ok(Listed::new(records, more, at.index, revision)),
-            (_, other) => Err(unexpected(&other)),
-        }
-    }
-
-    /// The digest of the state that this node has applied: replicas that applied the same entries have the same one.
-    ///
-    /// # Errors
-    /// As [`read`](Node::read).
-    pub async fn digest(&self) -> Result<Digest> {
-        match self.answer(&KvQuery::Digest, ReadMode::Local).await? {
-            (at, KvAnswer::Digest { digest, keys, revision }) => Ok(Digest::new(digest, keys, revision, at)),
-            (_, other) => Err(unexpected(&other)),
-        }
-    }
-
-    async fn get_in_mode(&self, key: Bytes, mode: ReadMode) -> Result<Got> {
-        match self.answer(&KvQuery::Get { key }, mode).await? {
-            (at, KvAnswer::Get { record, revision }) => Ok(Got::new(record, at.index, revision)),
-            (_, other) => Err(unexpected(&other)),
-        }
-    }
-
-    async fn outcome(&self, command: KvCommand) -> Result<(LogId, KvOutcome)> {
-        self.shared.check_key_value()?;
-        command.check(self.shared.config.limits.max_value_bytes)?;
-        let reply = self.shared.propose_checked(command.encode(), false).await?;
-        match KvOutcome::decode_bytes(reply.response) {
-            Ok(KvOutcome::Rejected(reject)) => Err(reject.into()),
-            Ok(outcome) => Ok((reply.at, outcome)),
-            Err(error) => Err(unreadable(&error)),
-        }
-    }
-
-    async fn answer(&self, query: &KvQuery, mode: ReadMode) -> Result<(LogId, KvAnswer)> {
-        self.shared.check_key_value()?;
-        let reply = self.shared.read(query.encode(), mode).await?;
-        let answer = KvAnswer::decode_bytes(reply.response).map_err(|error| unexpected(&error))?;
-        Ok((reply.at, answer))
-    }
-}
-
-/// The command has been applied, to what effect cannot be told.
-fn unreadable(found: &dyn std::fmt::Debug) -> ClientError {
-    tracing::warn!(?found, "the state machine answered a key-value command in another language");
-    ClientError::Unknown
-}
-
-/// A query, which has no effect, was answered in another language.
-fn unexpected(found: &dyn std::fmt::Debug) -> ClientError {
-    ClientError::malformed(format!("the state machine answered {found:?}"))
 }
 
 impl std::fmt::Debug for Node {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use d_engine_core::{Error, KvAnswer, KvCommand, KvQuery, StateMachine};
+use d_engine_core::{Error, KvAnswer, KvQuery, KvRequest, StateMachine};
 use d_engine_net::{ClientError, LeaderHint, ReadMode, Reason, Reply, Result};
 use d_engine_raft::{NodeId, Rejection};
 use tokio::time::Instant;
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::NodeConfig;
 use crate::disk::SyncLatencies;
 use crate::inbox::{Applied, Inbox, NotTaken, Place, Refusal};
+use crate::key_value::check_is_for_callers;
 use crate::local_router::LocalRouter;
 use crate::published::Published;
 
@@ -110,29 +111,30 @@ impl Shared {
     }
 
     /// [`propose_checked`](Shared::propose_checked) of a command from outside.
-    ///
-    /// A machine stops on a command of a newer version, because skipping it would make replicas differ. So what is not a
-    /// command, and would look like one from the future, must not get into the log.
     pub(crate) async fn propose(&self, command: Bytes, forwarded: bool) -> Result<Reply> {
-        self.with_machine(|machine| {
-            machine.check_command(&command).map_err(|error| Error::invalid(error.to_string()))
-        })?;
+        self.check_command(&command)?;
         if self.speaks_key_value()? {
-            KvCommand::decode_bytes(command.clone())
+            let command = KvRequest::decode_bytes(command.clone())
                 .map_err(|error| ClientError::malformed(error.to_string()))?
-                .check(self.config.limits.max_value_bytes)?;
+                .command;
+            check_is_for_callers(&command)?;
+            command.check(self.config.limits.max_value_bytes)?;
         }
         self.propose_checked(command, forwarded).await
     }
 
-    /// Proposes a command and waits until it is applied; passes it on, once, if another node leads.
+    /// [`propose_until`](Shared::propose_until) with the time for one call.
     pub(crate) async fn propose_checked(&self, command: Bytes, forwarded: bool) -> Result<Reply> {
+        self.propose_until(command, forwarded, self.deadline()).await
+    }
+
+    /// Proposes a command and waits until it is applied; passes it on, once, if another node leads.
+    pub(crate) async fn propose_until(&self, command: Bytes, forwarded: bool, deadline: Instant) -> Result<Reply> {
         let limit = self.config.max_command_bytes();
         if command.len() > limit {
             return Err(Reason::TooLarge { len: command.len() as u64, limit: limit as u64 }.into());
         }
         let _place = self.enter(command.len())?;
-        let deadline = self.deadline();
         loop {
             match self.published.leader() {
                 Some(leader) if leader != self.id() && !forwarded => {
@@ -198,20 +200,29 @@ impl Shared {
 
     /// Asks the state machine.
     pub(crate) async fn read(&self, query: Bytes, mode: ReadMode) -> Result<Reply> {
-        if mode == ReadMode::Linearizable {
-            let _place = self.enter(query.len())?;
-            self.confirm_read().await?;
-        }
+        self.make_fresh(query.len(), mode).await?;
         self.read_here(query)
     }
 
     /// Asks the state machine for a key.
     pub(crate) async fn read_bytes(&self, key: &[u8], mode: ReadMode) -> Result<Option<Bytes>> {
-        if mode == ReadMode::Linearizable {
-            let _place = self.enter(key.len())?;
-            self.confirm_read().await?;
-        }
+        self.make_fresh(key.len(), mode).await?;
         self.with_machine(|machine| machine.get_bytes(key))
+    }
+
+    /// Returns once this node's own copy is as fresh as `mode` asks for. A call of `bytes` waits meanwhile.
+    async fn make_fresh(&self, bytes: usize, mode: ReadMode) -> Result<()> {
+        match mode {
+            ReadMode::Local => Ok(()),
+            ReadMode::Linearizable => {
+                let _place = self.enter(bytes)?;
+                self.confirm_read().await
+            }
+            ReadMode::Lease => {
+                let why = "this node does not read by a leader's lease; read linearizably".to_owned();
+                Err(Reason::Unsupported { why }.into())
+            }
+        }
     }
 
     fn read_here(&self, query: Bytes) -> Result<Reply> {
@@ -219,7 +230,7 @@ impl Shared {
         Ok(Reply { at, response })
     }
 
-    fn with_machine<T>(&self, ask: impl FnOnce(&dyn StateMachine) -> Result<T, Error>) -> Result<T> {
+    pub(crate) fn with_machine<T>(&self, ask: impl FnOnce(&dyn StateMachine) -> Result<T, Error>) -> Result<T> {
         let machine = self.machine.read().unwrap_or_else(PoisonError::into_inner);
         let Some(machine) = machine.as_deref() else { return Err(ClientError::ShuttingDown) };
         ask(machine).map_err(|error| match error {
@@ -262,7 +273,7 @@ impl Shared {
         if Instant::now() >= deadline { Err(ClientError::unavailable(self.situation())) } else { Ok(()) }
     }
 
-    fn inbox_open(&self) -> Result<&Inbox> {
+    pub(crate) fn inbox_open(&self) -> Result<&Inbox> {
         if self.is_open() { Ok(&self.inbox) } else { Err(self.ended()) }
     }
 

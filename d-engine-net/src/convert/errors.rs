@@ -5,9 +5,10 @@ use prost::Message as _;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::{Code, Status};
 
+use super::reasons::{reason_from_wire, reason_to_wire};
 use crate::generated::v1;
 use crate::generated::v1::error_detail as wire;
-use crate::{ClientError, LeaderHint, Reason};
+use crate::{ClientError, LeaderHint};
 
 const LEADER_KEY: &str = "d-engine-leader";
 const DETAIL_TYPE: &str = "type.googleapis.com/d_engine.v1.ErrorDetail";
@@ -60,35 +61,6 @@ pub(crate) fn detail_to_error(detail: v1::ErrorDetail) -> ClientError {
     }
 }
 
-fn reason_to_wire(why: Reason) -> wire::Rejected {
-    let about =
-        |reason: wire::Reason, len, limit| wire::Rejected { reason: reason.into(), len, limit, why: String::new() };
-    let because = |reason: wire::Reason, why| wire::Rejected { reason: reason.into(), len: 0, limit: 0, why };
-    match why {
-        Reason::EmptyKey => about(wire::Reason::EmptyKey, 0, 0),
-        Reason::KeyTooLarge { len, limit } => about(wire::Reason::KeyTooLarge, len, limit),
-        Reason::ValueTooLarge { len, limit } => about(wire::Reason::ValueTooLarge, len, limit),
-        Reason::TooLarge { len, limit } => about(wire::Reason::TooLarge, len, limit),
-        Reason::Malformed { why } => because(wire::Reason::Malformed, why),
-        Reason::Unsupported { why } => because(wire::Reason::Unsupported, why),
-    }
-}
-
-fn reason_from_wire(rejected: wire::Rejected) -> Reason {
-    let wire::Rejected { reason, len, limit, why } = rejected;
-    match wire::Reason::try_from(reason) {
-        Ok(wire::Reason::EmptyKey) => Reason::EmptyKey,
-        Ok(wire::Reason::KeyTooLarge) => Reason::KeyTooLarge { len, limit },
-        Ok(wire::Reason::ValueTooLarge) => Reason::ValueTooLarge { len, limit },
-        Ok(wire::Reason::TooLarge) => Reason::TooLarge { len, limit },
-        Ok(wire::Reason::Malformed) => Reason::Malformed { why },
-        Ok(wire::Reason::Unsupported) => Reason::Unsupported { why },
-        Ok(wire::Reason::Unspecified) | Err(_) => {
-            Reason::Unsupported { why: format!("a newer node refused with reason {reason} {why}") }
-        }
-    }
-}
-
 pub(crate) fn error_to_status(error: ClientError) -> Status {
     let code = match &error {
         ClientError::NotLeader { .. } => Code::FailedPrecondition,
@@ -109,7 +81,6 @@ pub(crate) fn error_to_status(error: ClientError) -> Status {
     Status::with_details_and_metadata(code, message, details.encode_to_vec().into(), metadata)
 }
 
-#[cfg(test)]
 /// The error behind a status; `None` if it does not come from a d-engine node.
 pub(crate) fn status_to_error(status: &Status) -> Option<ClientError> {
     let rpc = RpcStatus::decode(status.details()).ok()?;
@@ -123,7 +94,6 @@ mod tests {
 
     fn errors() -> Vec<ClientError> {
         let hint = LeaderHint { node: 2, address: "b:2".to_owned() };
-        let (len, limit) = (9, 8);
         let mut errors = vec![
             ClientError::NotLeader { leader: Some(hint) },
             ClientError::NotLeader { leader: None },
@@ -132,17 +102,7 @@ mod tests {
             ClientError::unavailable("no quorum"),
             ClientError::ShuttingDown,
         ];
-        errors.extend(
-            [
-                Reason::EmptyKey,
-                Reason::KeyTooLarge { len, limit },
-                Reason::ValueTooLarge { len, limit },
-                Reason::TooLarge { len, limit },
-                Reason::Malformed { why: "bad".to_owned() },
-                Reason::Unsupported { why: "new".to_owned() },
-            ]
-            .map(ClientError::from),
-        );
+        errors.extend(super::super::reasons::examples().into_iter().map(ClientError::from));
         errors
     }
 
@@ -169,6 +129,6 @@ mod tests {
     fn an_error_of_a_newer_node_leaves_the_fate_open() {
         assert_eq!(detail_to_error(v1::ErrorDetail::default()), ClientError::Unknown);
         let newer = wire::Rejected { reason: 99, ..Default::default() };
-        assert!(matches!(reason_from_wire(newer), Reason::Unsupported { .. }));
+        assert!(matches!(reason_from_wire(newer), crate::Reason::Unsupported { .. }));
     }
 }

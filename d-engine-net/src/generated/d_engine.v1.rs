@@ -390,9 +390,25 @@ pub mod error_detail {
         /// For the reasons that are about a length: what is allowed, in bytes.
         #[prost(uint64, tag = "3")]
         pub limit: u64,
-        /// For the other reasons: what is wrong, in plain words.
+        /// For REASON_MALFORMED and REASON_UNSUPPORTED: what is wrong, in plain words.
         #[prost(string, tag = "4")]
         pub why: ::prost::alloc::string::String,
+        /// For the reasons that are about a lease or a session: its id.
+        #[prost(uint64, tag = "5")]
+        pub id: u64,
+        /// For the reasons that are about a key.
+        #[prost(bytes = "bytes", tag = "6")]
+        pub key: ::prost::bytes::Bytes,
+        /// For REASON_COMPACTED.
+        #[prost(uint64, tag = "7")]
+        pub first_revision: u64,
+        /// For REASON_OUT_OF_WINDOW: the command's number in its session, and the numbers that may come.
+        #[prost(uint64, tag = "8")]
+        pub sequence: u64,
+        #[prost(uint64, tag = "9")]
+        pub lowest: u64,
+        #[prost(uint64, tag = "10")]
+        pub highest: u64,
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Unavailable {
@@ -425,6 +441,29 @@ pub mod error_detail {
         Malformed = 5,
         /// The node, or its state machine, does not know such a request.
         Unsupported = 6,
+        /// A list of a transaction is too long: `len` items of at most `limit`.
+        TxnTooLarge = 7,
+        /// A transaction would write `key` twice.
+        DuplicateKey = 8,
+        /// Value or lease of `key` were to be kept, and there is no such key.
+        KeyNotFound = 9,
+        /// The lease `id` was never granted, has ended, or was revoked.
+        LeaseNotFound = 10,
+        /// The lease `id` exists already.
+        LeaseExists = 11,
+        /// A lease cannot last `len` milliseconds; it lasts from 1 to `limit`.
+        InvalidTtl = 12,
+        /// The command names `len` leases; at most `limit` are allowed.
+        TooManyLeases = 13,
+        /// The session `id` was closed, evicted, or never opened: this request was not applied by this attempt; whether an
+        /// earlier attempt was is not known any more.
+        SessionExpired = 14,
+        /// The command's number is not one that may come now.
+        OutOfWindow = 15,
+        /// The earlier records that the answer were to carry have more than `limit` bytes.
+        ResultTooLarge = 16,
+        /// The changes asked for are not kept any more; those from `first_revision` on may be.
+        Compacted = 17,
     }
     impl Reason {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -440,6 +479,17 @@ pub mod error_detail {
                 Self::TooLarge => "REASON_TOO_LARGE",
                 Self::Malformed => "REASON_MALFORMED",
                 Self::Unsupported => "REASON_UNSUPPORTED",
+                Self::TxnTooLarge => "REASON_TXN_TOO_LARGE",
+                Self::DuplicateKey => "REASON_DUPLICATE_KEY",
+                Self::KeyNotFound => "REASON_KEY_NOT_FOUND",
+                Self::LeaseNotFound => "REASON_LEASE_NOT_FOUND",
+                Self::LeaseExists => "REASON_LEASE_EXISTS",
+                Self::InvalidTtl => "REASON_INVALID_TTL",
+                Self::TooManyLeases => "REASON_TOO_MANY_LEASES",
+                Self::SessionExpired => "REASON_SESSION_EXPIRED",
+                Self::OutOfWindow => "REASON_OUT_OF_WINDOW",
+                Self::ResultTooLarge => "REASON_RESULT_TOO_LARGE",
+                Self::Compacted => "REASON_COMPACTED",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -452,6 +502,17 @@ pub mod error_detail {
                 "REASON_TOO_LARGE" => Some(Self::TooLarge),
                 "REASON_MALFORMED" => Some(Self::Malformed),
                 "REASON_UNSUPPORTED" => Some(Self::Unsupported),
+                "REASON_TXN_TOO_LARGE" => Some(Self::TxnTooLarge),
+                "REASON_DUPLICATE_KEY" => Some(Self::DuplicateKey),
+                "REASON_KEY_NOT_FOUND" => Some(Self::KeyNotFound),
+                "REASON_LEASE_NOT_FOUND" => Some(Self::LeaseNotFound),
+                "REASON_LEASE_EXISTS" => Some(Self::LeaseExists),
+                "REASON_INVALID_TTL" => Some(Self::InvalidTtl),
+                "REASON_TOO_MANY_LEASES" => Some(Self::TooManyLeases),
+                "REASON_SESSION_EXPIRED" => Some(Self::SessionExpired),
+                "REASON_OUT_OF_WINDOW" => Some(Self::OutOfWindow),
+                "REASON_RESULT_TOO_LARGE" => Some(Self::ResultTooLarge),
+                "REASON_COMPACTED" => Some(Self::Compacted),
                 _ => None,
             }
         }
@@ -487,6 +548,412 @@ pub struct LeaderHint {
     #[prost(string, tag = "2")]
     pub address: ::prost::alloc::string::String,
 }
+/// Makes a write one of a session.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionHeader {
+    /// The session's id.
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    /// The write's number, from 1. A number may be used again only for the same write.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// The lowest number whose answer the client does not have yet; at most `sequence`. Answers below it are forgotten.
+    #[prost(uint64, tag = "3")]
+    pub lowest: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionOpenRequest {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionOpenResponse {
+    /// Index of the entry that opened it; also its id.
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    /// How many numbers, from the lowest unanswered on, may be in use at once.
+    #[prost(uint64, tag = "2")]
+    pub window: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionCloseRequest {
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionCloseResponse {
+    /// Index of the entry that closed it.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    /// Whether it existed.
+    #[prost(bool, tag = "2")]
+    pub existed: bool,
+}
+/// Generated client implementations.
+pub mod session_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Sessions make writes safe to repeat: a write that carries a number of its session is applied once, however often it is
+    /// sent, and every repetition gets the first answer.
+    #[derive(Debug, Clone)]
+    pub struct SessionClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> SessionClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> SessionClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            SessionClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Opens a session. Sessions are ended by closing them, or when there are too many: the least recently used one goes.
+        pub async fn open(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SessionOpenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SessionOpenResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/d_engine.v1.Session/Open");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("d_engine.v1.Session", "Open"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends a session and forgets its answers.
+        pub async fn close(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SessionCloseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SessionCloseResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/d_engine.v1.Session/Close",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("d_engine.v1.Session", "Close"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod session_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with SessionServer.
+    #[async_trait]
+    pub trait Session: std::marker::Send + std::marker::Sync + 'static {
+        /// Opens a session. Sessions are ended by closing them, or when there are too many: the least recently used one goes.
+        async fn open(
+            &self,
+            request: tonic::Request<super::SessionOpenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SessionOpenResponse>,
+            tonic::Status,
+        >;
+        /// Ends a session and forgets its answers.
+        async fn close(
+            &self,
+            request: tonic::Request<super::SessionCloseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SessionCloseResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Sessions make writes safe to repeat: a write that carries a number of its session is applied once, however often it is
+    /// sent, and every repetition gets the first answer.
+    #[derive(Debug)]
+    pub struct SessionServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> SessionServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for SessionServer<T>
+    where
+        T: Session,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/d_engine.v1.Session/Open" => {
+                    #[allow(non_camel_case_types)]
+                    struct OpenSvc<T: Session>(pub Arc<T>);
+                    impl<
+                        T: Session,
+                    > tonic::server::UnaryService<super::SessionOpenRequest>
+                    for OpenSvc<T> {
+                        type Response = super::SessionOpenResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SessionOpenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Session>::open(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = OpenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/d_engine.v1.Session/Close" => {
+                    #[allow(non_camel_case_types)]
+                    struct CloseSvc<T: Session>(pub Arc<T>);
+                    impl<
+                        T: Session,
+                    > tonic::server::UnaryService<super::SessionCloseRequest>
+                    for CloseSvc<T> {
+                        type Response = super::SessionCloseResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SessionCloseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Session>::close(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CloseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for SessionServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "d_engine.v1.Session";
+    impl<T> tonic::server::NamedService for SessionServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// The point in the log and in the store's history that an answer belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct At {
@@ -496,9 +963,20 @@ pub struct At {
     /// Writes: index of the entry that holds the write. Reads: index of the last entry that the answer includes.
     #[prost(uint64, tag = "2")]
     pub index: u64,
-    /// The store's revision; every change of a key adds one.
+    /// The store's revision; every command that changes something adds one. 0 in answers about leases and sessions, which
+    /// change none.
     #[prost(uint64, tag = "3")]
     pub revision: u64,
+}
+/// start <= key < end in byte order. The range of one key ends at the key with a zero byte behind it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeySpan {
+    /// The first key; empty: from the first one of all.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub start: ::prost::bytes::Bytes,
+    /// The end, exclusive; absent: to the last key.
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub end: ::core::option::Option<::prost::bytes::Bytes>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PutRequest {
@@ -508,11 +986,44 @@ pub struct PutRequest {
     /// May be empty; at most what the server is configured for, 1 MiB by default.
     #[prost(bytes = "bytes", tag = "2")]
     pub value: ::prost::bytes::Bytes,
+    /// Leaves the value as it is; the key must exist, and `value` be empty.
+    #[prost(bool, tag = "6")]
+    pub keep_value: bool,
+    /// Asks for the record before.
+    #[prost(bool, tag = "7")]
+    pub prev: bool,
+    #[prost(message, optional, tag = "8")]
+    pub session: ::core::option::Option<SessionHeader>,
+    /// The lease that the key belongs to afterwards. Without one, the key is detached from the lease it had.
+    #[prost(oneof = "put_request::LeaseChoice", tags = "3, 4, 5")]
+    pub lease_choice: ::core::option::Option<put_request::LeaseChoice>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+/// Nested message and enum types in `PutRequest`.
+pub mod put_request {
+    /// The lease that the key belongs to afterwards. Without one, the key is detached from the lease it had.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum LeaseChoice {
+        /// This one, which must exist.
+        #[prost(uint64, tag = "3")]
+        Lease(u64),
+        /// A new one of so many milliseconds that the key has to itself.
+        #[prost(uint64, tag = "4")]
+        TtlMs(u64),
+        /// The one it has; the key must exist.
+        #[prost(bool, tag = "5")]
+        KeepLease(bool),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PutResponse {
     #[prost(message, optional, tag = "1")]
     pub at: ::core::option::Option<At>,
+    /// The record before, if it was asked for and there was one.
+    #[prost(message, optional, tag = "2")]
+    pub prev: ::core::option::Option<Record>,
+    /// The lease that the key belongs to now; 0: none.
+    #[prost(uint64, tag = "3")]
+    pub lease: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRequest {
@@ -533,6 +1044,8 @@ pub struct GetResponse {
 pub struct DeleteRequest {
     #[prost(bytes = "bytes", tag = "1")]
     pub key: ::prost::bytes::Bytes,
+    #[prost(message, optional, tag = "2")]
+    pub session: ::core::option::Option<SessionHeader>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteResponse {
@@ -541,6 +1054,27 @@ pub struct DeleteResponse {
     /// Whether the key existed.
     #[prost(bool, tag = "2")]
     pub existed: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteRangeRequest {
+    #[prost(message, optional, tag = "1")]
+    pub span: ::core::option::Option<KeySpan>,
+    /// Asks for the records that are removed.
+    #[prost(bool, tag = "2")]
+    pub prev: bool,
+    #[prost(message, optional, tag = "3")]
+    pub session: ::core::option::Option<SessionHeader>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DeleteRangeResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<At>,
+    /// How many keys were removed.
+    #[prost(uint64, tag = "2")]
+    pub deleted: u64,
+    /// Their records, if they were asked for, in key order.
+    #[prost(message, repeated, tag = "3")]
+    pub prev: ::prost::alloc::vec::Vec<Record>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CompareAndSwapRequest {
@@ -552,6 +1086,8 @@ pub struct CompareAndSwapRequest {
     /// What it holds afterwards; absent: it is removed.
     #[prost(bytes = "bytes", optional, tag = "3")]
     pub value: ::core::option::Option<::prost::bytes::Bytes>,
+    #[prost(message, optional, tag = "4")]
+    pub session: ::core::option::Option<SessionHeader>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CompareAndSwapResponse {
@@ -581,8 +1117,15 @@ pub struct RangeRequest {
     /// Leaves the values empty.
     #[prost(bool, tag = "5")]
     pub keys_only: bool,
+    /// Ignored in a transaction.
     #[prost(enumeration = "ReadMode", tag = "6")]
     pub mode: i32,
+    /// The last key of the page before: this one begins behind it, in the order asked for.
+    #[prost(bytes = "bytes", optional, tag = "7")]
+    pub after: ::core::option::Option<::prost::bytes::Bytes>,
+    /// Only counts the keys, all of them.
+    #[prost(bool, tag = "8")]
+    pub count_only: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RangeResponse {
@@ -594,6 +1137,151 @@ pub struct RangeResponse {
     /// Whether the range has further records behind the last one.
     #[prost(bool, tag = "3")]
     pub more: bool,
+    /// With `count_only`: how many keys there are.
+    #[prost(uint64, tag = "4")]
+    pub count: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TxnRequest {
+    /// What must hold, all of it. None: it holds.
+    #[prost(message, repeated, tag = "1")]
+    pub compares: ::prost::alloc::vec::Vec<Compare>,
+    /// What to do then. At most 128 operations; none of them may write a key that another one writes.
+    #[prost(message, repeated, tag = "2")]
+    pub then: ::prost::alloc::vec::Vec<txn_request::Operation>,
+    /// What to do otherwise.
+    #[prost(message, repeated, tag = "3")]
+    pub otherwise: ::prost::alloc::vec::Vec<txn_request::Operation>,
+    #[prost(message, optional, tag = "4")]
+    pub session: ::core::option::Option<SessionHeader>,
+}
+/// Nested message and enum types in `TxnRequest`.
+pub mod txn_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Operation {
+        #[prost(oneof = "operation::Operation", tags = "1, 2, 3")]
+        pub operation: ::core::option::Option<operation::Operation>,
+    }
+    /// Nested message and enum types in `Operation`.
+    pub mod operation {
+        #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+        pub enum Operation {
+            /// Its session is ignored.
+            #[prost(message, tag = "1")]
+            Put(super::super::PutRequest),
+            /// Its session is ignored.
+            #[prost(message, tag = "2")]
+            Delete(super::super::DeleteRangeRequest),
+            /// Sees what the operations before it have done.
+            #[prost(message, tag = "3")]
+            Range(super::super::RangeRequest),
+        }
+    }
+}
+/// One comparison of a key's record with a constant. A key that does not exist has the numbers 0, and no value: no
+/// comparison of its value holds.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Compare {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: ::prost::bytes::Bytes,
+    #[prost(enumeration = "compare::Relation", tag = "2")]
+    pub relation: i32,
+    #[prost(oneof = "compare::Test", tags = "3, 4, 5, 6, 7, 8")]
+    pub test: ::core::option::Option<compare::Test>,
+}
+/// Nested message and enum types in `Compare`.
+pub mod compare {
+    /// How what the key has must stand to the constant.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Relation {
+        Equal = 0,
+        NotEqual = 1,
+        Less = 2,
+        Greater = 3,
+    }
+    impl Relation {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Equal => "RELATION_EQUAL",
+                Self::NotEqual => "RELATION_NOT_EQUAL",
+                Self::Less => "RELATION_LESS",
+                Self::Greater => "RELATION_GREATER",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "RELATION_EQUAL" => Some(Self::Equal),
+                "RELATION_NOT_EQUAL" => Some(Self::NotEqual),
+                "RELATION_LESS" => Some(Self::Less),
+                "RELATION_GREATER" => Some(Self::Greater),
+                _ => None,
+            }
+        }
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Test {
+        #[prost(bytes, tag = "3")]
+        Value(::prost::bytes::Bytes),
+        #[prost(uint64, tag = "4")]
+        Version(u64),
+        #[prost(uint64, tag = "5")]
+        CreateRevision(u64),
+        #[prost(uint64, tag = "6")]
+        ModRevision(u64),
+        #[prost(uint64, tag = "7")]
+        Lease(u64),
+        /// Whether the key exists; the relation is ignored.
+        #[prost(bool, tag = "8")]
+        Exists(bool),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TxnResponse {
+    /// All changes of the transaction have this revision.
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<At>,
+    /// Whether every comparison held, so that `then` was carried out.
+    #[prost(bool, tag = "2")]
+    pub succeeded: bool,
+    /// What the operations did, in their order. Their `at` is absent.
+    #[prost(message, repeated, tag = "3")]
+    pub results: ::prost::alloc::vec::Vec<txn_response::Result>,
+}
+/// Nested message and enum types in `TxnResponse`.
+pub mod txn_response {
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct Result {
+        #[prost(oneof = "result::Result", tags = "1, 2, 3")]
+        pub result: ::core::option::Option<result::Result>,
+    }
+    /// Nested message and enum types in `Result`.
+    pub mod result {
+        #[derive(Clone, PartialEq, ::prost::Oneof)]
+        pub enum Result {
+            #[prost(message, tag = "1")]
+            Put(super::super::PutResponse),
+            #[prost(message, tag = "2")]
+            Delete(super::super::DeleteRangeResponse),
+            #[prost(message, tag = "3")]
+            Range(super::super::RangeResponse),
+        }
+    }
 }
 /// One key with its value and history.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -622,6 +1310,9 @@ pub enum ReadMode {
     Linearizable = 0,
     /// The answering node's own copy: may be old, costs no message.
     Local = 1,
+    /// As linearizable, from the leader's lease, without a message: trusts that clocks run at nearly the same rate. Refused as
+    /// REASON_UNSUPPORTED by a node that does not offer it.
+    Lease = 2,
 }
 impl ReadMode {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -632,6 +1323,7 @@ impl ReadMode {
         match self {
             Self::Linearizable => "READ_MODE_LINEARIZABLE",
             Self::Local => "READ_MODE_LOCAL",
+            Self::Lease => "READ_MODE_LEASE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -639,6 +1331,7 @@ impl ReadMode {
         match value {
             "READ_MODE_LINEARIZABLE" => Some(Self::Linearizable),
             "READ_MODE_LOCAL" => Some(Self::Local),
+            "READ_MODE_LEASE" => Some(Self::Lease),
             _ => None,
         }
     }
@@ -809,7 +1502,32 @@ pub mod kv_client {
                 .insert(GrpcMethod::new("d_engine.v1.Kv", "CompareAndSwap"));
             self.inner.unary(req, path, codec).await
         }
-        /// Reads the records of a range of keys, a page at a time.
+        /// Removes the keys of a range.
+        pub async fn delete_range(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteRangeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteRangeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/d_engine.v1.Kv/DeleteRange",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("d_engine.v1.Kv", "DeleteRange"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Reads the records of a range of keys, a page at a time, or counts them.
         pub async fn range(
             &mut self,
             request: impl tonic::IntoRequest<super::RangeRequest>,
@@ -826,6 +1544,25 @@ pub mod kv_client {
             let path = http::uri::PathAndQuery::from_static("/d_engine.v1.Kv/Range");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("d_engine.v1.Kv", "Range"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Compares, and carries out one of two lists of operations: whole, at one revision, with nothing in between.
+        pub async fn txn(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TxnRequest>,
+        ) -> std::result::Result<tonic::Response<super::TxnResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/d_engine.v1.Kv/Txn");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("d_engine.v1.Kv", "Txn"));
             self.inner.unary(req, path, codec).await
         }
     }
@@ -866,11 +1603,24 @@ pub mod kv_server {
             tonic::Response<super::CompareAndSwapResponse>,
             tonic::Status,
         >;
-        /// Reads the records of a range of keys, a page at a time.
+        /// Removes the keys of a range.
+        async fn delete_range(
+            &self,
+            request: tonic::Request<super::DeleteRangeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteRangeResponse>,
+            tonic::Status,
+        >;
+        /// Reads the records of a range of keys, a page at a time, or counts them.
         async fn range(
             &self,
             request: tonic::Request<super::RangeRequest>,
         ) -> std::result::Result<tonic::Response<super::RangeResponse>, tonic::Status>;
+        /// Compares, and carries out one of two lists of operations: whole, at one revision, with nothing in between.
+        async fn txn(
+            &self,
+            request: tonic::Request<super::TxnRequest>,
+        ) -> std::result::Result<tonic::Response<super::TxnResponse>, tonic::Status>;
     }
     /// The built-in key-value store. Any node accepts any request.
     ///
@@ -1124,6 +1874,49 @@ pub mod kv_server {
                     };
                     Box::pin(fut)
                 }
+                "/d_engine.v1.Kv/DeleteRange" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteRangeSvc<T: Kv>(pub Arc<T>);
+                    impl<T: Kv> tonic::server::UnaryService<super::DeleteRangeRequest>
+                    for DeleteRangeSvc<T> {
+                        type Response = super::DeleteRangeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteRangeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Kv>::delete_range(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteRangeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/d_engine.v1.Kv/Range" => {
                     #[allow(non_camel_case_types)]
                     struct RangeSvc<T: Kv>(pub Arc<T>);
@@ -1152,6 +1945,49 @@ pub mod kv_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RangeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/d_engine.v1.Kv/Txn" => {
+                    #[allow(non_camel_case_types)]
+                    struct TxnSvc<T: Kv>(pub Arc<T>);
+                    impl<T: Kv> tonic::server::UnaryService<super::TxnRequest>
+                    for TxnSvc<T> {
+                        type Response = super::TxnResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TxnRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Kv>::txn(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TxnSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -1204,6 +2040,707 @@ pub mod kv_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "d_engine.v1.Kv";
     impl<T> tonic::server::NamedService for KvServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseGrantRequest {
+    /// How long it lasts without a keep-alive; from 1 ms to ten years.
+    #[prost(uint64, tag = "1")]
+    pub ttl_ms: u64,
+    /// Its id, which must be free; 0: one is chosen.
+    #[prost(uint64, tag = "2")]
+    pub id: u64,
+    #[prost(message, optional, tag = "3")]
+    pub session: ::core::option::Option<SessionHeader>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseGrantResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<At>,
+    #[prost(uint64, tag = "2")]
+    pub id: u64,
+    #[prost(uint64, tag = "3")]
+    pub ttl_ms: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseRevokeRequest {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(message, optional, tag = "2")]
+    pub session: ::core::option::Option<SessionHeader>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseRevokeResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<At>,
+    /// How many keys went with it.
+    #[prost(uint64, tag = "2")]
+    pub keys: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseKeepAliveRequest {
+    /// At most 65,536. One that does not exist costs the others nothing.
+    #[prost(uint64, repeated, tag = "1")]
+    pub ids: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseKeepAliveResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<At>,
+    /// For each lease, in order, how long it lasts from now on; 0: it does not exist any more.
+    #[prost(uint64, repeated, tag = "2")]
+    pub ttls_ms: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseTimeToLiveRequest {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// Asks for its keys.
+    #[prost(bool, tag = "2")]
+    pub keys: bool,
+    #[prost(enumeration = "ReadMode", tag = "3")]
+    pub mode: i32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseTimeToLiveResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<At>,
+    /// Absent: there is no such lease.
+    #[prost(message, optional, tag = "2")]
+    pub lease: ::core::option::Option<LeaseInfo>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseInfo {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// How long it lasts without a keep-alive.
+    #[prost(uint64, tag = "2")]
+    pub ttl_ms: u64,
+    /// How much of that is left: on the leader by its clock, elsewhere as last written down, hence rather too much than too
+    /// little.
+    #[prost(uint64, tag = "3")]
+    pub remaining_ms: u64,
+    /// How often it was kept alive.
+    #[prost(uint64, tag = "4")]
+    pub renewals: u64,
+    /// How many keys it has.
+    #[prost(uint64, tag = "5")]
+    pub key_count: u64,
+    /// Its keys, if they were asked for; as many as fit.
+    #[prost(bytes = "bytes", repeated, tag = "6")]
+    pub keys: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseListRequest {
+    /// The last id of the page before; 0 at first.
+    #[prost(uint64, tag = "1")]
+    pub after: u64,
+    /// At most so many; 0: the server's page of 1,000.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+    #[prost(enumeration = "ReadMode", tag = "3")]
+    pub mode: i32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseListResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<At>,
+    /// In ascending order.
+    #[prost(uint64, repeated, tag = "2")]
+    pub ids: ::prost::alloc::vec::Vec<u64>,
+    /// Whether there are further ones.
+    #[prost(bool, tag = "3")]
+    pub more: bool,
+}
+/// Generated client implementations.
+pub mod lease_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Leases: keys that go away unless their owner says in time that it is still there. Times are milliseconds. A lease never
+    /// ends early; it ends late by at most one change of leader per checkpoint interval.
+    #[derive(Debug, Clone)]
+    pub struct LeaseClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> LeaseClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> LeaseClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            LeaseClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Begins a lease.
+        pub async fn grant(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LeaseGrantRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LeaseGrantResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/d_engine.v1.Lease/Grant");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("d_engine.v1.Lease", "Grant"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends a lease and removes its keys.
+        pub async fn revoke(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LeaseRevokeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LeaseRevokeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/d_engine.v1.Lease/Revoke");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("d_engine.v1.Lease", "Revoke"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Begins the time of leases anew.
+        pub async fn keep_alive(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LeaseKeepAliveRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LeaseKeepAliveResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/d_engine.v1.Lease/KeepAlive",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("d_engine.v1.Lease", "KeepAlive"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What is known of a lease.
+        pub async fn time_to_live(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LeaseTimeToLiveRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LeaseTimeToLiveResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/d_engine.v1.Lease/TimeToLive",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("d_engine.v1.Lease", "TimeToLive"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The ids of leases, a page at a time.
+        pub async fn list(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LeaseListRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LeaseListResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/d_engine.v1.Lease/List");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("d_engine.v1.Lease", "List"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod lease_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with LeaseServer.
+    #[async_trait]
+    pub trait Lease: std::marker::Send + std::marker::Sync + 'static {
+        /// Begins a lease.
+        async fn grant(
+            &self,
+            request: tonic::Request<super::LeaseGrantRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LeaseGrantResponse>,
+            tonic::Status,
+        >;
+        /// Ends a lease and removes its keys.
+        async fn revoke(
+            &self,
+            request: tonic::Request<super::LeaseRevokeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LeaseRevokeResponse>,
+            tonic::Status,
+        >;
+        /// Begins the time of leases anew.
+        async fn keep_alive(
+            &self,
+            request: tonic::Request<super::LeaseKeepAliveRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LeaseKeepAliveResponse>,
+            tonic::Status,
+        >;
+        /// What is known of a lease.
+        async fn time_to_live(
+            &self,
+            request: tonic::Request<super::LeaseTimeToLiveRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LeaseTimeToLiveResponse>,
+            tonic::Status,
+        >;
+        /// The ids of leases, a page at a time.
+        async fn list(
+            &self,
+            request: tonic::Request<super::LeaseListRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LeaseListResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Leases: keys that go away unless their owner says in time that it is still there. Times are milliseconds. A lease never
+    /// ends early; it ends late by at most one change of leader per checkpoint interval.
+    #[derive(Debug)]
+    pub struct LeaseServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> LeaseServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for LeaseServer<T>
+    where
+        T: Lease,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/d_engine.v1.Lease/Grant" => {
+                    #[allow(non_camel_case_types)]
+                    struct GrantSvc<T: Lease>(pub Arc<T>);
+                    impl<T: Lease> tonic::server::UnaryService<super::LeaseGrantRequest>
+                    for GrantSvc<T> {
+                        type Response = super::LeaseGrantResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LeaseGrantRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Lease>::grant(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GrantSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/d_engine.v1.Lease/Revoke" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeSvc<T: Lease>(pub Arc<T>);
+                    impl<T: Lease> tonic::server::UnaryService<super::LeaseRevokeRequest>
+                    for RevokeSvc<T> {
+                        type Response = super::LeaseRevokeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LeaseRevokeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Lease>::revoke(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/d_engine.v1.Lease/KeepAlive" => {
+                    #[allow(non_camel_case_types)]
+                    struct KeepAliveSvc<T: Lease>(pub Arc<T>);
+                    impl<
+                        T: Lease,
+                    > tonic::server::UnaryService<super::LeaseKeepAliveRequest>
+                    for KeepAliveSvc<T> {
+                        type Response = super::LeaseKeepAliveResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LeaseKeepAliveRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Lease>::keep_alive(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = KeepAliveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/d_engine.v1.Lease/TimeToLive" => {
+                    #[allow(non_camel_case_types)]
+                    struct TimeToLiveSvc<T: Lease>(pub Arc<T>);
+                    impl<
+                        T: Lease,
+                    > tonic::server::UnaryService<super::LeaseTimeToLiveRequest>
+                    for TimeToLiveSvc<T> {
+                        type Response = super::LeaseTimeToLiveResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LeaseTimeToLiveRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Lease>::time_to_live(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TimeToLiveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/d_engine.v1.Lease/List" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSvc<T: Lease>(pub Arc<T>);
+                    impl<T: Lease> tonic::server::UnaryService<super::LeaseListRequest>
+                    for ListSvc<T> {
+                        type Response = super::LeaseListResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LeaseListRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Lease>::list(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for LeaseServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "d_engine.v1.Lease";
+    impl<T> tonic::server::NamedService for LeaseServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
@@ -2145,6 +3682,426 @@ pub mod pipeline_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "d_engine.v1.Pipeline";
     impl<T> tonic::server::NamedService for PipelineServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchRequest {
+    /// Absent: every key.
+    #[prost(message, optional, tag = "1")]
+    pub span: ::core::option::Option<KeySpan>,
+    /// The first revision whose changes are wanted; 0: those after the watch begins.
+    #[prost(uint64, tag = "2")]
+    pub from_revision: u64,
+    /// Changes carry the record before.
+    #[prost(bool, tag = "3")]
+    pub prev: bool,
+    /// To be told from time to time, without a change, how far the watch has come.
+    #[prost(bool, tag = "4")]
+    pub progress: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchResponse {
+    #[prost(oneof = "watch_response::Event", tags = "1, 2, 3, 4")]
+    pub event: ::core::option::Option<watch_response::Event>,
+}
+/// Nested message and enum types in `WatchResponse`.
+pub mod watch_response {
+    /// The watch has begun: the first event, unless it ends at once.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Created {
+        /// The store's revision on the asked node.
+        #[prost(uint64, tag = "1")]
+        pub revision: u64,
+    }
+    /// Changes of one revision, in the order in which they were made.
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct Changes {
+        #[prost(uint64, tag = "1")]
+        pub revision: u64,
+        #[prost(message, repeated, tag = "2")]
+        pub changes: ::prost::alloc::vec::Vec<super::Change>,
+        /// Further changes of this revision follow in the next event.
+        #[prost(bool, tag = "3")]
+        pub more: bool,
+    }
+    /// Every change up to this revision has been told.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Progress {
+        #[prost(uint64, tag = "1")]
+        pub revision: u64,
+    }
+    /// The watch has ended: the last event.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Ended {
+        #[prost(oneof = "ended::Why", tags = "1, 2, 3")]
+        pub why: ::core::option::Option<ended::Why>,
+    }
+    /// Nested message and enum types in `Ended`.
+    pub mod ended {
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+        pub enum Why {
+            #[prost(message, tag = "1")]
+            Compacted(super::Compacted),
+            #[prost(message, tag = "2")]
+            TooSlow(super::TooSlow),
+            #[prost(message, tag = "3")]
+            Stopping(super::Stopping),
+        }
+    }
+    /// The changes that were to come next are not kept any more: read the keys, and watch from there.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Compacted {
+        /// The first revision whose changes may still be kept.
+        #[prost(uint64, tag = "1")]
+        pub first_revision: u64,
+    }
+    /// The client did not take what it was told in time.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct TooSlow {
+        /// The revision to go on with; some of its changes may have been told.
+        #[prost(uint64, tag = "1")]
+        pub next_revision: u64,
+    }
+    /// The node is stopping: watch on another one.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Stopping {}
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Event {
+        #[prost(message, tag = "1")]
+        Created(Created),
+        #[prost(message, tag = "2")]
+        Changes(Changes),
+        #[prost(message, tag = "3")]
+        Progress(Progress),
+        #[prost(message, tag = "4")]
+        Ended(Ended),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Change {
+    #[prost(oneof = "change::Change", tags = "1, 2")]
+    pub change: ::core::option::Option<change::Change>,
+}
+/// Nested message and enum types in `Change`.
+pub mod change {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Put {
+        #[prost(message, optional, tag = "1")]
+        pub record: ::core::option::Option<super::Record>,
+        /// The record before, if it was asked for and there was one.
+        #[prost(message, optional, tag = "2")]
+        pub prev: ::core::option::Option<super::Record>,
+    }
+    /// The key was removed, by a request or with its lease.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Delete {
+        #[prost(bytes = "bytes", tag = "1")]
+        pub key: ::prost::bytes::Bytes,
+        /// The record that was removed, if it was asked for.
+        #[prost(message, optional, tag = "2")]
+        pub prev: ::core::option::Option<super::Record>,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Change {
+        #[prost(message, tag = "1")]
+        Put(Put),
+        #[prost(message, tag = "2")]
+        Delete(Delete),
+    }
+}
+/// Generated client implementations.
+pub mod watch_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Changes as they happen.
+    #[derive(Debug, Clone)]
+    pub struct WatchClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> WatchClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> WatchClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            WatchClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Every change of some keys, each once and in the order of revisions, as the asked node applies them. The stream ends with
+        /// `ended`, or it broke; watch then on any node from the revision after the last one that was told whole.
+        pub async fn open(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/d_engine.v1.Watch/Open");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("d_engine.v1.Watch", "Open"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod watch_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with WatchServer.
+    #[async_trait]
+    pub trait Watch: std::marker::Send + std::marker::Sync + 'static {
+        /// Server streaming response type for the Open method.
+        type OpenStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Every change of some keys, each once and in the order of revisions, as the asked node applies them. The stream ends with
+        /// `ended`, or it broke; watch then on any node from the revision after the last one that was told whole.
+        async fn open(
+            &self,
+            request: tonic::Request<super::WatchRequest>,
+        ) -> std::result::Result<tonic::Response<Self::OpenStream>, tonic::Status>;
+    }
+    /// Changes as they happen.
+    #[derive(Debug)]
+    pub struct WatchServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> WatchServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for WatchServer<T>
+    where
+        T: Watch,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/d_engine.v1.Watch/Open" => {
+                    #[allow(non_camel_case_types)]
+                    struct OpenSvc<T: Watch>(pub Arc<T>);
+                    impl<
+                        T: Watch,
+                    > tonic::server::ServerStreamingService<super::WatchRequest>
+                    for OpenSvc<T> {
+                        type Response = super::WatchResponse;
+                        type ResponseStream = T::OpenStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Watch>::open(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = OpenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for WatchServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "d_engine.v1.Watch";
+    impl<T> tonic::server::NamedService for WatchServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

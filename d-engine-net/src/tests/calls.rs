@@ -19,8 +19,13 @@ fn bytes(text: &'static str) -> Bytes {
     Bytes::from_static(text.as_bytes())
 }
 
+/// A client that sends every write once, and nothing else.
+fn plain(endpoints: &[&str]) -> Client {
+    Client::with_options(endpoints.iter().copied(), ClientOptions::default().without_session()).unwrap()
+}
+
 fn hasty(endpoints: &[&str]) -> Client {
-    let options = ClientOptions::default().timeout(Duration::from_millis(300));
+    let options = ClientOptions::default().timeout(Duration::from_millis(300)).without_session();
     Client::with_options(endpoints.iter().copied(), options).unwrap()
 }
 
@@ -41,7 +46,7 @@ async fn dead_address() -> String {
 #[tokio::test]
 async fn every_operation_goes_there_and_back() {
     let server = FakeServer::start().await;
-    let client = Client::new([server.address.clone()]).unwrap();
+    let client = plain(&[&server.address]);
     let written = client.put("k", "v").await.unwrap();
     assert_eq!((written.index, written.revision), (1, 1));
     let got = client.get("k").await.unwrap();
@@ -91,7 +96,7 @@ async fn every_error_of_a_node_reaches_the_caller() {
 #[tokio::test]
 async fn concurrent_calls_share_one_stream_and_find_their_own_answers() {
     let server = FakeServer::start().await;
-    let client = Client::new([server.address.clone()]).unwrap();
+    let client = plain(&[&server.address]);
     let calls = (0..500).map(|n| {
         let client = client.clone();
         async move {
@@ -107,7 +112,7 @@ async fn concurrent_calls_share_one_stream_and_find_their_own_answers() {
 #[tokio::test]
 async fn wrong_requests_are_refused_with_the_limit() {
     let server = FakeServer::start().await;
-    let client = Client::new([server.address.clone()]).unwrap();
+    let client = plain(&[&server.address]);
     let refused = |reason: Reason| Some(ClientError::from(reason));
     assert_eq!(client.put("", "v").await.err(), refused(Reason::EmptyKey));
     let (len, limit) = (65_537, 65_536);
@@ -131,7 +136,7 @@ async fn wrong_requests_are_refused_with_the_limit() {
 async fn a_machine_of_another_language_is_given_only_plain_commands() {
     let server = FakeServer::start().await;
     *lock(&server.node.foreign) = true;
-    let client = Client::new([server.address.clone()]).unwrap();
+    let client = plain(&[&server.address]);
     let refused = client.put("k", "v").await.unwrap_err();
     assert!(matches!(refused, ClientError::Rejected { why: Reason::Unsupported { .. } }), "{refused}");
     assert_eq!(server.node.proposals.load(Ordering::Relaxed), 0);
@@ -184,7 +189,7 @@ async fn endpoints_are_checked_before_anything_is_dialled() {
 async fn the_leader_is_found_and_then_asked_directly() {
     let (follower, leader) = (FakeServer::start().await, FakeServer::start().await);
     follower.node.fail_with(lead_to(&leader.address));
-    let client = Client::new([follower.address.clone()]).unwrap();
+    let client = plain(&[&follower.address]);
     for _ in 0..3 {
         client.put("k", "v").await.unwrap();
     }
@@ -199,7 +204,7 @@ async fn the_leader_is_found_and_then_asked_directly() {
 async fn a_leader_that_cannot_be_reached_is_reached_through_another_node() {
     let follower = FakeServer::start().await;
     follower.node.fail_with(lead_to(&dead_address().await));
-    let client = Client::new([follower.address.clone()]).unwrap();
+    let client = plain(&[&follower.address]);
     let call = tokio::spawn(async move { client.put("k", "v").await });
     while follower.node.proposals.load(Ordering::Relaxed) == follower.node.forwarded.load(Ordering::Relaxed) {
         follower.node.arrived.notified().await;
@@ -214,7 +219,7 @@ async fn busy_nodes_and_elections_are_waited_for() {
     for error in [ClientError::Busy, ClientError::NotLeader { leader: None }, ClientError::unavailable("no quorum")] {
         let server = FakeServer::start().await;
         server.node.fail_with(error);
-        let client = Client::new([server.address.clone()]).unwrap();
+        let client = plain(&[&server.address]);
         let call = tokio::spawn(async move { client.put("k", "v").await });
         while server.node.proposals.load(Ordering::Relaxed) < 2 {
             server.node.arrived.notified().await;
@@ -229,7 +234,7 @@ async fn busy_nodes_and_elections_are_waited_for() {
 async fn dead_endpoints_are_passed_over_and_a_dead_cluster_is_an_error_in_time() {
     let server = FakeServer::start().await;
     let (dead, other) = (dead_address().await, dead_address().await);
-    let client = Client::new([&dead, &other, &server.address].map(String::as_str)).unwrap();
+    let client = plain(&[&dead, &other, &server.address]);
     client.put("k", "v").await.unwrap();
     server.stop().await;
     let since = Instant::now();
@@ -256,7 +261,7 @@ async fn a_black_hole_is_noticed_before_anything_is_sent() {
     let error = hasty(&[&address]).put("k", "v").await.unwrap_err();
     assert!(matches!(error, ClientError::Unavailable { .. }), "{error}");
     let server = FakeServer::start().await;
-    let client = Client::new([&address, &server.address].map(String::as_str)).unwrap();
+    let client = plain(&[&address, &server.address]);
     client.put("k", "v").await.unwrap();
     server.stop().await;
     swallow.abort();
@@ -278,7 +283,7 @@ async fn a_write_without_an_answer_is_unknown_and_a_read_is_not() {
 async fn a_write_under_way_on_a_broken_connection_is_unknown_and_the_next_one_connects_anew() {
     let server = FakeServer::start().await;
     *lock(&server.node.silent) = true;
-    let client = Client::new([server.address.clone()]).unwrap();
+    let client = plain(&[&server.address]);
     let call = tokio::spawn({
         let client = client.clone();
         async move { client.put("k", "v").await }
@@ -310,7 +315,7 @@ fn a_client_outlives_the_runtime_it_was_first_used_in() {
     let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let servers = runtime();
     let server = servers.block_on(FakeServer::start());
-    let client = Client::new([server.address.clone()]).unwrap();
+    let client = plain(&[&server.address]);
     for _ in 0..2 {
         runtime().block_on(client.put("k", "v")).unwrap();
     }

@@ -1,13 +1,13 @@
 //! A node without consensus: a map, and whatever behaviour a test wants.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use d_engine_core::command::{KeySpan, KvRange};
-use d_engine_core::{KvAnswer, KvCommand, KvOutcome, KvQuery, KvRecord, KvReject, LogId};
+use d_engine_core::command::{KeySpan, KvChange, KvLease, KvOpResult, KvRange, KvWatch, WatchEnd, WatchMessage};
+use d_engine_core::{KvAnswer, KvCommand, KvOutcome, KvQuery, KvRecord, KvReject, KvRequest, LogId, WatchSink};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -24,6 +24,11 @@ pub(super) struct FakeNode {
     map: Mutex<(BTreeMap<Bytes, KvRecord>, u64)>,
     /// Answers everything while set.
     pub(super) error: Mutex<Option<ClientError>>,
+    /// What commands of sessions were answered.
+    answered: Mutex<HashMap<(u64, u64), Bytes>>,
+    watching: Mutex<Watching>,
+    /// So many commands are applied and answered as `Unknown`.
+    pub(super) doubts: AtomicUsize,
     /// Never answers proposals while set.
     pub(super) silent: Mutex<bool>,
     /// Refuses typed calls while set, as a node with a machine of its own does.
@@ -35,18 +40,56 @@ pub(super) struct FakeNode {
     pub(super) forwarded: AtomicUsize,
 }
 
+/// The history, and who follows it.
+#[derive(Default)]
+struct Watching {
+    history: Vec<(u64, KvChange)>,
+    sinks: Vec<Box<dyn WatchSink>>,
+}
+
+fn told(revision: u64, change: KvChange) -> Bytes {
+    WatchMessage::Changes { revision, changes: vec![change], more: false }.encode()
+}
+
 impl FakeNode {
+    fn tell(&self, revision: u64, change: KvChange) {
+        let mut watching = lock(&self.watching);
+        watching.sinks.retain_mut(|sink| sink.offer(told(revision, change.clone())));
+        watching.history.push((revision, change));
+    }
+
+    /// Ends every watch.
+    pub(super) fn end_watches(&self, end: WatchEnd) {
+        let sinks = std::mem::take(&mut lock(&self.watching).sinks);
+        sinks.into_iter().for_each(|sink| sink.end(WatchMessage::Ended(end).encode()));
+    }
+
+    /// The answer to a command; the first one, to one of a session that comes again.
+    fn answer(&self, request: KvRequest, index: u64) -> Bytes {
+        let key = request.session.map(|header| (header.session, header.sequence));
+        if let Some(answer) = key.and_then(|key| lock(&self.answered).get(&key).cloned()) {
+            return answer;
+        }
+        let answer = self.apply(request.command, index).encode();
+        if let Some(key) = key {
+            lock(&self.answered).insert(key, answer.clone());
+        }
+        answer
+    }
+
     pub(super) fn fail_with(&self, error: impl Into<Option<ClientError>>) {
         *lock(&self.error) = error.into();
     }
 
-    fn apply(&self, command: KvCommand) -> KvOutcome {
+    fn apply(&self, command: KvCommand, index: u64) -> KvOutcome {
         let mut state = lock(&self.map);
         let (map, revision) = &mut *state;
         match command {
             KvCommand::Put { key, value } => {
                 *revision += 1;
-                map.insert(key.clone(), KvRecord::new(key, value, *revision, *revision, 1));
+                let record = KvRecord::new(key.clone(), value, *revision, *revision, 1);
+                map.insert(key, record.clone());
+                self.tell(*revision, KvChange::Put { record, prev: None });
                 KvOutcome::Put { revision: *revision }
             }
             KvCommand::Delete { key } => {
@@ -66,6 +109,27 @@ impl FakeNode {
                 }
                 KvOutcome::Cas { revision: *revision, succeeded: true, current: None }
             }
+            KvCommand::SessionOpen => KvOutcome::SessionOpened { session: index, window: 4 },
+            KvCommand::SessionClose { .. } => KvOutcome::SessionClosed { existed: true },
+            KvCommand::PutWith(_) => {
+                let prev = Some(KvRecord::new("k", "before", 1, 2, 3));
+                KvOutcome::Done { revision: *revision, result: KvOpResult::Put { lease: 5, prev } }
+            }
+            KvCommand::DeleteRange(_) => {
+                let prev = vec![KvRecord::new("k", "before", 1, 2, 3)];
+                KvOutcome::Done { revision: *revision, result: KvOpResult::Deleted { deleted: 1, prev } }
+            }
+            KvCommand::Txn(txn) => {
+                let result = |_| KvOpResult::Put { lease: 0, prev: None };
+                let results = txn.then.iter().map(result).collect();
+                KvOutcome::Txn { revision: *revision, succeeded: true, results }
+            }
+            KvCommand::LeaseGrant { id, ttl_ms } => KvOutcome::LeaseGranted { id: id.max(1), ttl_ms },
+            KvCommand::LeaseRevoke { id } if id > 1_000 => KvOutcome::Rejected(KvReject::LeaseNotFound { id }),
+            KvCommand::LeaseRevoke { .. } => KvOutcome::LeasesEnded { revision: *revision, leases: 1, keys: 2 },
+            KvCommand::LeaseKeepAlive { ids } => {
+                KvOutcome::LeasesKept { ttls_ms: ids.iter().map(|id| if *id > 1_000 { 0 } else { 10 }).collect() }
+            }
             _ => KvOutcome::Rejected(KvReject::Malformed { why: "not known here".to_owned() }),
         }
     }
@@ -83,11 +147,15 @@ impl NodeService for FakeNode {
         if let Some(error) = lock(&self.error).clone() {
             return Err(error);
         }
-        let outcome = match KvCommand::decode_bytes(command) {
-            Ok(command) => self.apply(command),
-            Err(error) => KvOutcome::Rejected(KvReject::Malformed { why: error.to_string() }),
+        let answer = match KvRequest::decode_bytes(command) {
+            Ok(request) => self.answer(request, index),
+            Err(error) => KvOutcome::Rejected(KvReject::Malformed { why: error.to_string() }).encode(),
         };
-        let response = if *lock(&self.garbled) { Bytes::from_static(b"!") } else { outcome.encode() };
+        let take_one = |doubts: usize| doubts.checked_sub(1);
+        if self.doubts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take_one).is_ok() {
+            return Err(ClientError::Unknown);
+        }
+        let response = if *lock(&self.garbled) { Bytes::from_static(b"!") } else { answer };
         Ok(Reply { at: LogId::new(7, index), response })
     }
 
@@ -102,6 +170,12 @@ impl NodeService for FakeNode {
         let (map, revision) = (&state.0, state.1);
         let answer = match query {
             KvQuery::Get { key } => KvAnswer::Get { record: map.get(&key).cloned(), revision },
+            KvQuery::Range(KvRange { count_only: true, .. }) => KvAnswer::Count { count: map.len() as u64, revision },
+            KvQuery::Lease { id, .. } => {
+                let lease = (id <= 1_000).then(|| KvLease::new(id, 10, 9, 0));
+                KvAnswer::Lease { lease, revision }
+            }
+            KvQuery::Leases { after, .. } => KvAnswer::Leases { ids: vec![after + 1], more: false, revision },
             KvQuery::Range(KvRange { span: KeySpan { start, end }, limit, .. }) => {
                 let inside = map.range(start..).map(|(_, record)| record.clone());
                 let mut records: Vec<_> =
@@ -120,6 +194,21 @@ impl NodeService for FakeNode {
     fn check_key_value(&self) -> Result<()> {
         let why = "a machine of its own".to_owned();
         if *lock(&self.foreign) { Err(Reason::Unsupported { why }.into()) } else { Ok(()) }
+    }
+
+    fn watch(&self, request: Bytes, mut sink: Box<dyn WatchSink>) -> Result<()> {
+        let watch = KvWatch::decode_bytes(request).map_err(|error| ClientError::malformed(error.to_string()))?;
+        let state = lock(&self.map);
+        let revision = state.1;
+        let mut watching = lock(&self.watching);
+        sink.offer(WatchMessage::Created { revision }.encode());
+        for (revision, change) in &watching.history {
+            if watch.from_revision != 0 && *revision >= watch.from_revision {
+                sink.offer(told(*revision, change.clone()));
+            }
+        }
+        watching.sinks.push(sink);
+        Ok(())
     }
 
     fn status(&self) -> NodeStatus {
@@ -171,9 +260,17 @@ impl FakeServer {
     }
 
     pub(super) async fn start_at(address: &str, hello: watch::Receiver<Hello>, sink: PeerSink) -> Self {
+        Self::start_with(address, Arc::default(), hello, sink).await
+    }
+
+    /// Another server of the same node.
+    pub(super) async fn start_another(&self) -> Self {
+        Self::start_with("127.0.0.1:0", self.node.clone(), hello(2), Arc::new(|_| {})).await
+    }
+
+    async fn start_with(address: &str, node: Arc<FakeNode>, hello: watch::Receiver<Hello>, sink: PeerSink) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let node = Arc::new(FakeNode::default());
         let peers = Arc::new(Peers::start(hello, sink));
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = serve(listener, node.clone(), peers.clone(), async move { drop(stopped.await) });

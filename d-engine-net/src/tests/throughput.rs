@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::fake::FakeServer;
-use crate::Client;
+use crate::{Client, ClientOptions};
 
 #[test]
 #[ignore = "measures; run by hand on a quiet machine"]
@@ -12,7 +12,8 @@ fn throughput_of_client_and_server_without_consensus() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let server = FakeServer::start().await;
-        let client = Client::new([server.address.clone()]).unwrap();
+        let client =
+            Client::with_options([server.address.clone()], ClientOptions::default().without_session()).unwrap();
         for tasks in [1, 64, 1000] {
             let (puts, gets) = (rate(&client, tasks, true).await, rate(&client, tasks, false).await);
             println!("{tasks:5} tasks: {puts:9.0} puts/s, {gets:9.0} gets/s");

@@ -22,7 +22,7 @@ async fn start() -> (FakeServer, Channel) {
 }
 
 fn put(key: &'static str, value: impl Into<Bytes>) -> PutRequest {
-    PutRequest { key: Bytes::from_static(key.as_bytes()), value: value.into() }
+    PutRequest { key: Bytes::from_static(key.as_bytes()), value: value.into(), ..Default::default() }
 }
 
 #[tokio::test]
@@ -34,17 +34,63 @@ async fn every_operation_goes_there_and_back() {
     let key = Bytes::from_static(b"k");
     let got = kv.get(GetRequest { key: key.clone(), mode: 0 }).await.unwrap().into_inner();
     assert_eq!((&got.record.unwrap().value[..], got.at.unwrap().revision), (&b"v"[..], 1));
-    let swap = v1::CompareAndSwapRequest { key: key.clone(), expected: None, value: Some(Bytes::from_static(b"w")) };
+    let value = Some(Bytes::from_static(b"w"));
+    let swap = v1::CompareAndSwapRequest { key: key.clone(), expected: None, value, session: None };
     let swapped = kv.compare_and_swap(swap).await.unwrap().into_inner();
     assert_eq!((swapped.succeeded, swapped.current), (false, Some(Bytes::from_static(b"v"))));
     let listed = kv.range(v1::RangeRequest::default()).await.unwrap().into_inner();
     assert_eq!((listed.records.len(), listed.more), (1, false));
-    let deleted = kv.delete(v1::DeleteRequest { key: key.clone() }).await.unwrap().into_inner();
+    let deleted = kv.delete(v1::DeleteRequest { key: key.clone(), session: None }).await.unwrap().into_inner();
     assert!(deleted.existed);
     let got = kv.get(GetRequest { key, mode: 1 }).await.unwrap().into_inner();
     assert_eq!(got.record, None);
     let status = ClusterClient::new(channel).status(v1::StatusRequest {}).await.unwrap().into_inner().status;
     assert_eq!(status_from_wire(status.unwrap()).unwrap(), server.node.status());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn leases_sessions_and_transactions_go_there_and_back() {
+    let (server, channel) = start().await;
+    let mut kv = KvClient::new(channel.clone());
+    let key = Bytes::from_static(b"k");
+    let with_ttl =
+        PutRequest { lease_choice: Some(v1::put_request::LeaseChoice::TtlMs(5)), prev: true, ..put("k", "v") };
+    let answer = kv.put(with_ttl).await.unwrap().into_inner();
+    assert_eq!((answer.lease, &answer.prev.unwrap().value[..]), (5, &b"before"[..]));
+    let span = Some(v1::KeySpan { start: key.clone(), end: None });
+    let removed =
+        kv.delete_range(v1::DeleteRangeRequest { span, prev: true, session: None }).await.unwrap().into_inner();
+    assert_eq!((removed.deleted, removed.prev.len()), (1, 1));
+    let counted = kv.range(v1::RangeRequest { count_only: true, ..Default::default() }).await.unwrap().into_inner();
+    assert_eq!(counted.count, 0);
+    let operation = v1::txn_request::operation::Operation::Put(put("k", "v"));
+    let then = vec![v1::txn_request::Operation { operation: Some(operation) }];
+    let decided = kv.txn(v1::TxnRequest { then, ..Default::default() }).await.unwrap().into_inner();
+    assert_eq!((decided.succeeded, decided.results.len()), (true, 1));
+
+    let mut lease = v1::lease_client::LeaseClient::new(channel.clone());
+    let granted = lease.grant(v1::LeaseGrantRequest { ttl_ms: 10, ..Default::default() }).await.unwrap().into_inner();
+    assert_eq!((granted.id, granted.ttl_ms), (1, 10));
+    let kept = lease.keep_alive(v1::LeaseKeepAliveRequest { ids: vec![1, 2_000] }).await.unwrap().into_inner();
+    assert_eq!(kept.ttls_ms, [10, 0]);
+    let shown =
+        lease.time_to_live(v1::LeaseTimeToLiveRequest { id: 1, keys: false, mode: 0 }).await.unwrap().into_inner();
+    assert_eq!(shown.lease.unwrap().remaining_ms, 9);
+    assert_eq!(lease.list(v1::LeaseListRequest::default()).await.unwrap().into_inner().ids, [1]);
+    assert_eq!(lease.revoke(v1::LeaseRevokeRequest { id: 1, session: None }).await.unwrap().into_inner().keys, 2);
+    let gone = lease.revoke(v1::LeaseRevokeRequest { id: 2_000, session: None }).await.unwrap_err();
+    assert_eq!(status_to_error(&gone), Some(Reason::LeaseNotFound { id: 2_000 }.into()));
+
+    let mut sessions = v1::session_client::SessionClient::new(channel);
+    let opened = sessions.open(v1::SessionOpenRequest {}).await.unwrap().into_inner();
+    let header = v1::SessionHeader { session: opened.session, sequence: 1, lowest: 1 };
+    let write = PutRequest { session: Some(header), ..put("s", "v") };
+    let first = kv.put(write.clone()).await.unwrap().into_inner().at.unwrap();
+    let again = kv.put(write).await.unwrap().into_inner().at.unwrap();
+    assert_eq!((first.revision, again.revision), (1, 1), "applied once");
+    let closed = sessions.close(v1::SessionCloseRequest { session: opened.session }).await.unwrap().into_inner();
+    assert!(closed.existed);
     server.stop().await;
 }
 

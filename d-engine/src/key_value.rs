@@ -1,0 +1,77 @@
+//! The key-value calls of a node in process.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use d_engine_core::command::KvWatch;
+use d_engine_core::{Error, KvAnswer, KvCommand, KvOutcome, KvQuery, KvRequest, LogId, WatchSink};
+use d_engine_net::{ClientError, KvCalls, ReadMode, Reason, Result, WatchStream, answer_of, outcome_of, watch_queue};
+use tokio::time::Instant;
+
+use crate::shared::Shared;
+
+#[async_trait]
+impl KvCalls for Shared {
+    async fn propose(&self, request: KvRequest, deadline: Instant) -> Result<(LogId, KvOutcome)> {
+        self.check_key_value()?;
+        request.command.check(self.config.limits.max_value_bytes)?;
+        let is_plain =
+            matches!(request.command, KvCommand::Put { .. } | KvCommand::Delete { .. } | KvCommand::Cas { .. });
+        let command = request.encode();
+        if !is_plain || request.session.is_some() {
+            self.check_command(&command)?;
+        }
+        outcome_of(self.propose_until(command, false, deadline).await?)
+    }
+
+    async fn ask(&self, query: KvQuery, mode: ReadMode) -> Result<(LogId, KvAnswer)> {
+        self.check_key_value()?;
+        answer_of(self.read(query.encode(), mode).await?)
+    }
+
+    async fn watch(&self, watch: KvWatch) -> Result<WatchStream> {
+        self.inbox_open()?;
+        self.check_key_value()?;
+        let (sink, messages) = watch_queue();
+        self.begin_watch(watch.encode(), sink)?;
+        Ok(messages)
+    }
+
+    fn timeout(&self) -> Duration {
+        self.config.request_timeout()
+    }
+}
+
+impl Shared {
+    /// Begins a watch on this node's own machine.
+    pub(crate) fn begin_watch(&self, request: Bytes, sink: Box<dyn WatchSink>) -> Result<()> {
+        self.with_machine(|machine| machine.watch(request, sink))
+    }
+
+    /// Whether this version's machine reads the command. One that does not stops on it, because to skip it would make
+    /// replicas differ; so what is not a command, and would look like one from the future, must not get into the log.
+    pub(crate) fn check_command(&self, command: &[u8]) -> Result<()> {
+        self.with_machine(|machine| {
+            machine.check_command(command).map_err(|error| match error {
+                // To a caller of typed calls it matters what is missing, not that the bytes are wrong.
+                Error::Unsupported { what } => Error::unsupported(what),
+                error => Error::invalid(error.to_string()),
+            })
+        })
+    }
+}
+
+/// Whether callers may propose the command. What the leader's own clock decides is the leader's alone.
+///
+/// # Errors
+/// `Rejected` with `Unsupported`.
+pub(crate) fn check_is_for_callers(command: &KvCommand) -> Result<()> {
+    match command {
+        KvCommand::LeaseExpire { .. } | KvCommand::LeaseCheckpoint { .. } => {
+            let why = "only a leader decides that a lease has ended; use LeaseRevoke".to_owned();
+            Err(ClientError::from(Reason::Unsupported { why }))
+        }
+        _ => Ok(()),
+    }
+}
