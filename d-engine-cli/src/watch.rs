@@ -48,7 +48,7 @@ async fn follow(arguments: WatchArguments) -> Result<(), Failure> {
         Some(key) if prefix => Watch::prefix(key),
         Some(key) => Watch::key(key),
     };
-    let watch = watch.from_revision(from.unwrap_or(0));
+    let watch = watch.since(from.unwrap_or(0));
     let watch = if prev { watch.prev() } else { watch };
     let mut watcher = online.client()?.watch(watch).await.map_err(|error| failed(&error))?;
     if online.output == Format::Table {

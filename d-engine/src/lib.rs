@@ -40,6 +40,7 @@ mod inbox;
 mod key_value;
 mod local_router;
 mod log_read;
+mod machine_clock;
 #[cfg(feature = "server")]
 mod network;
 mod node;
@@ -62,6 +63,8 @@ pub use config::{
     ClusterSection, ConfigErrors, ConfigProblem, Explained, LimitsSection, NodeConfig, NodeSection, Origin, Place,
     RaftSection, StorageSection,
 };
+/// Commands, outcomes, queries and watches of the built-in key-value machine.
+pub use d_engine_core::command;
 pub use d_engine_core::{
     ApplyResult, Entry, EntryKind, Error, HardState, KvAnswer, KvCommand, KvOutcome, KvQuery, KvRecord, KvStore, LogId,
     Membership, Result, SnapshotChecksum, SnapshotMetadata, SnapshotView, StateMachine, StorageEngine, WatchSink,

@@ -11,6 +11,7 @@ use d_engine_raft::Input;
 use tokio::runtime::Handle;
 
 use crate::inbox::{Applied, Caller, Inbox, Refusal};
+use crate::machine_clock::MachineClock;
 use crate::pending::{Decided, PendingReads, PendingWrites, not_leader};
 use crate::queue::Queue;
 
@@ -51,6 +52,7 @@ pub(crate) struct StateMachineHandler {
     reads: PendingReads,
     /// Callers of the chunk that is being applied.
     decided: Vec<Decided>,
+    clock: MachineClock,
     failed: Option<String>,
 }
 
@@ -62,6 +64,7 @@ impl StateMachineHandler {
         runtime: Handle,
         read_chunk_bytes: usize,
         applied: Arc<AtomicU64>,
+        clock: MachineClock,
     ) -> Self {
         Self {
             machine,
@@ -72,6 +75,7 @@ impl StateMachineHandler {
             writes: PendingWrites::new(),
             reads: PendingReads::new(),
             decided: Vec::new(),
+            clock,
             failed: None,
         }
     }
@@ -79,10 +83,11 @@ impl StateMachineHandler {
     /// Serves `queue` until it is closed and empty, then flushes and stops the machine.
     pub(crate) fn run(mut self, queue: &ApplyQueue, inbox: &Inbox) {
         let mut jobs = Vec::new();
-        while queue.take_all(&mut jobs, None) {
+        while queue.take_all(&mut jobs, Some(self.clock.wait())) {
             for job in jobs.drain(..) {
                 self.perform(job, inbox);
             }
+            self.clock.maybe_tell(self.failed.is_none().then_some(&*self.machine), inbox);
         }
         self.writes.stop();
         if self.failed.is_none()
@@ -151,11 +156,15 @@ impl StateMachineHandler {
             return Err(Error::corrupt(format!("log: entries {first} to {last} have a hole")));
         }
         self.writes.decide(&entries, &mut self.decided);
+        let term = entries.last().map(|entry| entry.term);
         entries.retain(|entry| entry.kind == EntryKind::Command);
         let results =
             if entries.is_empty() { Vec::new() } else { self.runtime.block_on(self.machine.apply(entries))? };
         // Before the answers, so that a caller who has its answer reads its own write.
         self.applied.store(last, Ordering::Release);
+        if let Some(term) = term {
+            self.clock.applied(term);
+        }
         let mut results = results.into_iter().peekable();
         for decided in self.decided.drain(..) {
             match decided {

@@ -80,7 +80,7 @@ async fn watches(store: &KeyValue) {
         seen.push((revision, changes[0].key().clone()));
     }
     assert_eq!(seen, [(first, "w/a".into()), (first + 2, "w/a".into())]);
-    let again = store.watch(Watch::key("w/a").from_revision(first)).await.unwrap().next().await.unwrap();
+    let again = store.watch(Watch::key("w/a").since(first)).await.unwrap().next().await.unwrap();
     assert!(matches!(again, Watched::Changes { revision, .. } if revision == first));
 }
 

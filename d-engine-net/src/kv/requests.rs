@@ -353,7 +353,7 @@ impl Watch {
 
     /// From the changes of this revision on, as far as they are kept; without it, those after the watch begins.
     #[must_use]
-    pub fn from_revision(mut self, revision: u64) -> Self {
+    pub fn since(mut self, revision: u64) -> Self {
         self.0.from_revision = revision;
         self
     }
@@ -391,7 +391,7 @@ mod tests {
         assert_eq!(KvDelete::from(Delete::prefix("k").prev()), KvDelete::new(KeySpan::prefix("k"), true));
         let query = Range::prefix("k").after("kk").limit(3).reverse().into_query(false);
         assert_eq!((query.after.as_deref(), query.limit, query.reverse), (Some(&b"kk"[..]), 3, true));
-        assert_eq!(KvWatch::from(Watch::key("k").from_revision(4).prev()).from_revision, 4);
+        assert_eq!(KvWatch::from(Watch::key("k").since(4).prev()).from_revision, 4);
         let txn: KvTxn = Txn::new().if_absent("a").then_put("a", "1").then_delete("b").otherwise_get("a").into();
         assert_eq!((txn.compares.len(), txn.then.len(), txn.otherwise.len()), (1, 2, 1));
     }

@@ -110,7 +110,7 @@ async fn a_watch_goes_on_at_another_node_when_its_own_dies() {
     assert_eq!(told(&mut watcher).await, ["c"]);
     second.node.end_watches(WatchEnd::Compacted { first_revision: 9 });
     assert_eq!(watcher.next().await, Err(Reason::Compacted { first_revision: 9 }.into()));
-    let mut all = client.watch(Watch::all().from_revision(1)).await.unwrap();
+    let mut all = client.watch(Watch::all().since(1)).await.unwrap();
     for key in ["a", "b", "c"] {
         assert_eq!(told(&mut all).await, [key]);
     }
