@@ -82,13 +82,28 @@ pub(crate) fn save(dir: &Path, state: &State) -> Result<(), Error> {
     let mut bytes = encode(state);
     let sum = checksum(&bytes)?;
     bytes.extend_from_slice(sum.as_ref());
-    let new = dir.join("state.new");
-    let mut file = File::create(&new)?;
-    file.write_all(&bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, dir.join(STATE))?;
+    write_beside(dir, &bytes).map_err(refused)?;
     File::open(dir)?.sync_all()?;
     Ok(())
+}
+
+fn write_beside(dir: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let new = dir.join("state.new");
+    let mut file = File::create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, dir.join(STATE))
+}
+
+/// Until the new file is in its place the old one counts, so a full disk has changed nothing, and the call may come again.
+fn refused(error: std::io::Error) -> Error {
+    let doing = "writing the bank's state";
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            Error::NoSpace { doing: doing.to_owned() }
+        }
+        _ => Error::io(doing, error),
+    }
 }
 
 /// The state that was saved last; `None`: none was.
