@@ -127,7 +127,7 @@ impl Words {
                 _ => {
                     while rest.next_if(|(_, c)| !c.is_whitespace() && *c != '#' && *c != '"').is_some() {}
                     let end = rest.peek().map_or(text.len(), |(place, _)| *place);
-                    let content = text[start..end].as_bytes().to_vec();
+                    let content = text.as_bytes()[start..end].to_vec();
                     words.push(Word { columns: start..end, content, quoted: false });
                 }
             }

@@ -96,7 +96,8 @@ impl Watcher {
                     }
                 }
                 WatchMessage::Progress { revision } => {
-                    if self.place.pass(revision) && self.watch.progress {
+                    let is_news = self.place.pass(revision);
+                    if is_news && self.watch.progress {
                         return Ok(Watched::Progress { revision });
                     }
                 }
