@@ -117,12 +117,16 @@ fn middle(values: impl Iterator<Item = f64>) -> f64 {
 /// Versions of the peers, as the lock file of this build has them.
 fn peers() -> Value {
     let names: &[&str] = if cfg!(feature = "raft-engine") { &["raft-engine"] } else { &[] };
-    names.iter().map(|name| (name.to_string(), Value::from(locked_version(name)))).collect::<serde_json::Map<_, _>>().into()
+    names
+        .iter()
+        .map(|name| (name.to_string(), Value::from(locked_version(name))))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 fn locked_version(name: &str) -> Option<&'static str> {
-    let package = include_str!("../Cargo.lock").split("[[package]]").find_map(|package| {
-        package.trim_start().strip_prefix(&format!("name = \"{name}\"\nversion = \""))
-    })?;
+    let package = include_str!("../Cargo.lock")
+        .split("[[package]]")
+        .find_map(|package| package.trim_start().strip_prefix(&format!("name = \"{name}\"\nversion = \"")))?;
     package.split('"').next()
 }
