@@ -97,6 +97,11 @@ impl Entry {
         self.encoded.clone()
     }
 
+    /// The bytes of [`Entry::encode`], borrowed.
+    pub fn encoded(&self) -> &[u8] {
+        &self.encoded
+    }
+
     /// Length of [`Entry::encode`] in bytes.
     pub fn encoded_len(&self) -> usize {
         self.encoded.len()

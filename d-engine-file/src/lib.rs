@@ -38,6 +38,7 @@ mod seal;
 mod segment;
 mod shared;
 mod slot_file;
+mod tail;
 mod verify;
 pub mod vfs;
 mod wal;
@@ -72,7 +73,7 @@ pub struct FileStorageOptions {
     pub segment_bytes_min: u64,
     /// Bytes of the longest segment, unless a single batch is longer; at most 1 GiB.
     pub segment_bytes_max: u64,
-    /// Bytes of the newest entries that are kept in memory.
+    /// Bytes of memory for the newest entries, which are read from there.
     pub tail_cache_bytes: usize,
     /// Whether batches are compressed when they are written. Those on disk are read either way.
     pub compression: Compression,

@@ -1,8 +1,9 @@
-//! Development commands of d-engine: `cargo verify`, `cargo xtask fix`, `codegen`, `simulate`, `mutants`.
+//! Development commands of d-engine: `cargo verify`, `cargo xtask fix`, `codegen`, `simulate`, `mutants`, `bench`.
 //!
 //! `verify` judges the tree and never writes to it; `fix` and `codegen` write.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks on its standard streams")]
 
+mod bench;
 mod codegen;
 mod process;
 mod tests_log;
@@ -53,6 +54,15 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measures and compares; for a quiet machine
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Storage: the logs beside the device and beside others, the key-value stores
+    Storage(bench::Storage),
 }
 
 fn main() -> ExitCode {
@@ -64,6 +74,7 @@ fn main() -> ExitCode {
         Task::Simulate { arguments } => raft_example("simulate", &["--release"], &arguments),
         // With debug assertions, which notice some breaches before they do harm.
         Task::Mutants { arguments } => raft_example("mutants", &[], &arguments),
+        Task::Bench(Bench::Storage(arguments)) => bench::storage(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

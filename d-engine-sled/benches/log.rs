@@ -1,0 +1,48 @@
+//! The log on sled. Its syncs are what sled and this crate make of them; it does not promise to survive a loss of power.
+//!
+//! `cargo bench -p d-engine-sled --bench log`, on a quiet machine; the directory is `D_ENGINE_BENCH_DIR`, else the
+//! system's temporary one. `cargo xtask bench storage` runs this beside the others.
+
+#![allow(missing_docs, reason = "criterion makes the functions")]
+#![allow(clippy::unwrap_used, reason = "a benchmark")]
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use d_engine_core::{Entry, EntryKind, LogStore, StorageEngine};
+use d_engine_sled::SledStorageEngine;
+
+const VALUE_BYTES: usize = 256;
+
+fn appends(c: &mut Criterion) {
+    let parent = std::env::var_os("D_ENGINE_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    let dir = tempfile::tempdir_in(parent).unwrap();
+    let log = SledStorageEngine::open(dir.path()).unwrap().log_store();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut group = c.benchmark_group("sled-log");
+    group.sample_size(10);
+    for n in [1, 10, 100, 1000] {
+        group.throughput(Throughput::Elements(n));
+        group.bench_function(BenchmarkId::new("append", n), |b| {
+            b.iter_custom(|iterations| {
+                let mut spent = Duration::ZERO;
+                for _ in 0..iterations {
+                    let first = log.last_index() + 1;
+                    let entry = |index| Entry::new(index, 1, EntryKind::Command, [index as u8; VALUE_BYTES]);
+                    let batch = (first..first + n).map(entry).collect();
+                    let start = Instant::now();
+                    runtime.block_on(log.persist_entries(batch)).unwrap();
+                    runtime.block_on(log.flush()).unwrap();
+                    spent += start.elapsed();
+                }
+                runtime.block_on(log.reset()).unwrap();
+                spent
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, appends);
+criterion_main!(benches);
