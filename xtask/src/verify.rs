@@ -137,6 +137,7 @@ const STEPS: &[Step] = &[
         limit: minutes(5),
         work: Work::Programs(&[
             &["quick-start"],
+            &["custom-storage-engine"],
             &["three-nodes-embedded"],
             &["sled-cluster"],
             &["three-nodes-standalone", "--check", "--engine", "file"],
