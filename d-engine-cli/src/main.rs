@@ -6,6 +6,7 @@
 mod cluster;
 mod demo;
 mod kv;
+mod log;
 mod output;
 mod serve;
 
@@ -18,7 +19,8 @@ use output::{Failure, Format};
 const AFTER_HELP: &str = "\
 Exit codes:
   0  done
-  1  failed, without effect; for `demo`: something was wrong; for `status`: the nodes belong to different clusters
+  1  failed, without effect; for `demo`: something was wrong; for `status`: the nodes belong to different clusters;
+     for `log check`: something is damaged
   2  wrong flags or configuration
   3  the key does not exist, or does not hold what was expected
   4  nobody knows whether the write was applied; read before writing again
@@ -53,6 +55,7 @@ enum Command {
     Range(kv::RangeArguments),
     /// Says who leads, who is behind, and how many more nodes may fail
     Status(kv::Online),
+    Log(log::Log),
     /// Shows a self-checking cluster of three processes: load, kill -9 of the leader, failover, catch-up
     Demo(demo::Demo),
 }
@@ -68,6 +71,7 @@ impl Command {
             Self::Cas(cas) => cas.online.output,
             Self::Range(range) => range.online.output,
             Self::Status(online) => online.output,
+            Self::Log(log) => log.format(),
         }
     }
 }
@@ -101,6 +105,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Cas(arguments) => kv::cas(arguments).await,
         Command::Range(arguments) => kv::range(arguments).await,
         Command::Status(online) => cluster::status(online).await,
+        Command::Log(arguments) => log::log(arguments).await,
         Command::Demo(arguments) => demo::demo(arguments).await,
     }
 }

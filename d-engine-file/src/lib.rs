@@ -24,6 +24,7 @@ use d_engine_core::{Error, Result, StorageEngine};
 
 mod active;
 mod batch;
+mod inspect;
 mod keeper;
 mod kv_store;
 mod log_index;
@@ -43,6 +44,7 @@ mod verify;
 pub mod vfs;
 mod wal;
 
+pub use inspect::{Inspection, SegmentPart, SegmentView, StateView, inspect};
 pub use kv_store::FileKvStore;
 pub use log_store::FileLogStore;
 pub use meta_store::FileMetaStore;

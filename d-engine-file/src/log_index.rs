@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use d_engine_core::{Entry, EntryKind, LogId};
+use d_engine_core::{Entry, EntryKind, LogId, LogSummary, Membership, Result};
 
 use crate::batch::{Body, Change};
 use crate::pack::Packed;
@@ -126,12 +126,19 @@ impl LogIndex {
         }
     }
 
-    pub(crate) fn runs(&self) -> &[LogId] {
-        &self.runs
-    }
-
-    pub(crate) fn memberships(&self) -> &[Entry] {
-        &self.memberships
+    /// The shape of the log.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Unsupported` for a membership that cannot be read.
+    pub(crate) fn summary(&self) -> Result<LogSummary> {
+        let mut summary = LogSummary::new(self.floor);
+        let (last, term) = self.last();
+        summary.last = LogId::new(term.unwrap_or(0), last);
+        summary.runs.clone_from(&self.runs);
+        for entry in &self.memberships {
+            summary.memberships.push((entry.index, Membership::decode(&entry.data)?));
+        }
+        Ok(summary)
     }
 
     /// The first index that the segments hold, dead entries included.

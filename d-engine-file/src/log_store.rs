@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use async_trait::async_trait;
-use d_engine_core::{Entry, Error, LogId, LogStore, LogSummary, Membership, Result};
+use d_engine_core::{Entry, Error, LogId, LogStore, LogSummary, Result};
 
 use crate::active::Active;
 use crate::batch::{self, Change, Place};
@@ -409,14 +409,6 @@ impl LogStore for FileLogStore {
 
     /// From memory: no entry is read again.
     async fn summary(&self) -> Result<LogSummary, Error> {
-        let index = self.index();
-        let mut summary = LogSummary::new(index.purged());
-        let (last, term) = index.last();
-        summary.last = LogId::new(term.unwrap_or(0), last);
-        summary.runs = index.runs().to_vec();
-        for entry in index.memberships() {
-            summary.memberships.push((entry.index, Membership::decode(&entry.data)?));
-        }
-        Ok(summary)
+        self.index().summary()
     }
 }

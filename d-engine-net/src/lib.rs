@@ -14,6 +14,8 @@ mod client;
 mod connection;
 mod convert;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod generated;
 mod hello;
 mod inbound;

@@ -49,14 +49,17 @@ enum Work {
 /// A program that is not part of every Rust installation.
 #[derive(Clone, Copy)]
 struct Tool {
-    /// Cargo's arguments that succeed where the tool is there.
+    /// The program to ask; `None`: cargo.
+    program: Option<&'static str>,
+    /// Its arguments that succeed where the tool is there.
     probe: &'static [&'static str],
     /// The command that gets it.
     install: &'static str,
 }
 
-const RUSTFMT: Tool = Tool { probe: &["fmt", "--version"], install: "rustup component add rustfmt" };
-const CLIPPY: Tool = Tool { probe: &["clippy", "--version"], install: "rustup component add clippy" };
+const RUSTFMT: Tool = Tool { program: None, probe: &["fmt", "--version"], install: "rustup component add rustfmt" };
+const CLIPPY: Tool = Tool { program: None, probe: &["clippy", "--version"], install: "rustup component add clippy" };
+const CPLUSPLUS: Tool = Tool { program: Some("c++"), probe: &["--version"], install: "apt-get install g++" };
 
 const fn minutes(minutes: u64) -> Duration {
     Duration::from_secs(60 * minutes)
@@ -130,6 +133,14 @@ const STEPS: &[Step] = &[
         work: Work::Programs(&[&["examples/mutants", "--seeds", "2000"]]),
     },
     Step {
+        name: "fuzz",
+        title: "every fuzz target runs for 15 seconds beside the corpora of the tests",
+        needs: &["build"],
+        tool: Some(CPLUSPLUS),
+        limit: minutes(45),
+        work: Work::Xtask(&["fuzz", "--seconds", "15"]),
+    },
+    Step {
         name: "examples",
         title: "the examples run",
         needs: &["build"],
@@ -137,6 +148,7 @@ const STEPS: &[Step] = &[
         limit: minutes(5),
         work: Work::Programs(&[
             &["quick-start"],
+            &["custom-storage-engine"],
             &["three-nodes-embedded"],
             &["sled-cluster"],
             &["three-nodes-standalone", "--check", "--engine", "file"],
@@ -278,7 +290,8 @@ impl Run {
     }
 
     fn has(&self, tool: Tool) -> bool {
-        Command::new(cargo_path()).args(tool.probe).output().is_ok_and(|output| output.status.success())
+        let program = tool.program.map_or_else(cargo_path, PathBuf::from);
+        Command::new(program).args(tool.probe).output().is_ok_and(|output| output.status.success())
     }
 
     fn lacks(&mut self, step: &'static Step, tool: Tool) {
