@@ -11,10 +11,10 @@ use crate::writes::Promise;
 use crate::{Body, Mutant, NodeId, VoteRequest};
 
 /// Answers of one round of votes or pre-votes.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Ballot {
-    granted: BTreeSet<NodeId>,
-    refused: BTreeSet<NodeId>,
+    pub(crate) granted: BTreeSet<NodeId>,
+    pub(crate) refused: BTreeSet<NodeId>,
 }
 
 impl Raft {

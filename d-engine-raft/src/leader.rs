@@ -18,7 +18,7 @@ use crate::status::Bad;
 use crate::{Answer, AppendOutcome, AppendReply, Change, Mutant, NodeId, Rejection};
 
 /// State that only a leader has.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Leader {
     pub(crate) peers: BTreeMap<NodeId, Progress>,
     pub(crate) heartbeat_at: Duration,

@@ -17,7 +17,7 @@ pub(crate) enum Asker {
 }
 
 /// Reads at a leader.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct LeaderReads {
     /// Before this term's no-op has committed the read index is not known.
     held: Vec<Asker>,
@@ -53,7 +53,7 @@ impl LeaderReads {
 }
 
 /// Reads at a follower: one question to the leader at a time, for all who wait.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ForwardedReads {
     /// Random number of this start: answers to questions of an earlier life are not ours.
     nonce: u64,

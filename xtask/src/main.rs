@@ -1,4 +1,4 @@
-//! Development commands of d-engine: `cargo verify`, `cargo xtask fix`, `codegen`, `simulate`, `mutants`.
+//! Development commands of d-engine: `cargo verify`, `cargo xtask fix`, `codegen`, `simulate`, `explore`, `mutants`.
 //!
 //! `verify` judges the tree and never writes to it; `fix` and `codegen` write.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks on its standard streams")]
@@ -47,6 +47,13 @@ enum Task {
         arguments: Vec<String>,
     },
     #[command(disable_help_flag = true)]
+    /// Looks at every state that a small cluster can reach, as in `explore` or `explore --crashes 1 --messages 2`
+    Explore {
+        /// Goes to d-engine-raft's example `explore`; --help lists its flags
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    #[command(disable_help_flag = true)]
     /// Breaks every rule of consensus, one at a time, and shows that the simulation finds it
     Mutants {
         /// Goes to d-engine-raft's example `mutants`; --help lists its flags
@@ -62,6 +69,7 @@ fn main() -> ExitCode {
         Task::Fix => fix(),
         Task::Codegen { check } => codegen::codegen(check).map_err(Failed::Because),
         Task::Simulate { arguments } => raft_example("simulate", &["--release"], &arguments),
+        Task::Explore { arguments } => raft_example("explore", &["--release"], &arguments),
         // With debug assertions, which notice some breaches before they do harm.
         Task::Mutants { arguments } => raft_example("mutants", &[], &arguments),
     };
