@@ -156,6 +156,9 @@ impl Raft {
             return self.bad_message(Bad::Impossible);
         }
         progress.acked_round = progress.acked_round.max(reply.round);
+        if reply.session != progress.session {
+            self.bad_messages.count(Bad::Stale);
+        }
         if reply.session == progress.session || self.config.breaks(Mutant::OldSessionsCount) {
             match reply.outcome {
                 AppendOutcome::Pending | AppendOutcome::Stale => {}

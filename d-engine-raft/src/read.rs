@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::membership::quorum_value;
 use crate::raft::{Part, Raft};
+use crate::status::Bad;
 use crate::{Answer, Body, Mutant, NodeId, Rejection};
 
 /// Who waits for a read index.
@@ -233,7 +234,7 @@ impl Raft {
         let any_nonce = self.config.breaks(Mutant::ForeignNonceCounts);
         let reads = &mut self.forwarded;
         if nonce != reads.nonce && !any_nonce || counter != reads.counter || reads.asked.is_empty() {
-            return;
+            return self.bad_message(Bad::Stale);
         }
         let asked = std::mem::take(&mut reads.asked);
         for id in asked {

@@ -80,12 +80,11 @@ impl Bounds {
     pub fn scopes() -> Vec<Self> {
         let base = Self::default;
         vec![
-            base(),
-            Self { entries: 2, lagging: 0, ..base() },
-            Self { entries: 0, crashes: 1, ..base() },
-            Self { entries: 1, crashes: 1, duplicates: 1, lagging: 0, ..base() },
-            Self { entries: 0, messages: 2, lagging: 0, ..base() },
+            Self { crashes: 1, ..base() },
+            Self { crashes: 1, duplicates: 1, lagging: 0, ..base() },
             Self { terms: 1, entries: 2, crashes: 1, ..base() },
+            Self { entries: 2, lagging: 0, ..base() },
+            Self { entries: 0, messages: 2, lagging: 0, ..base() },
         ]
     }
 }
