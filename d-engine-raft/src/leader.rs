@@ -18,7 +18,7 @@ use crate::status::Bad;
 use crate::{Answer, AppendOutcome, AppendReply, Change, Mutant, NodeId, Rejection};
 
 /// State that only a leader has.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Leader {
     pub(crate) peers: BTreeMap<NodeId, Progress>,
     pub(crate) heartbeat_at: Duration,
@@ -156,6 +156,9 @@ impl Raft {
             return self.bad_message(Bad::Impossible);
         }
         progress.acked_round = progress.acked_round.max(reply.round);
+        if reply.session != progress.session {
+            self.bad_messages.count(Bad::Stale);
+        }
         if reply.session == progress.session || self.config.breaks(Mutant::OldSessionsCount) {
             match reply.outcome {
                 AppendOutcome::Pending | AppendOutcome::Stale => {}

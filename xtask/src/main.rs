@@ -58,6 +58,13 @@ enum Task {
         seconds: u64,
     },
     #[command(disable_help_flag = true)]
+    /// Looks at every state that a small cluster can reach, as in `explore` or `explore --crashes 1 --messages 2`
+    Explore {
+        /// Goes to d-engine-raft's example `explore`; --help lists its flags
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    #[command(disable_help_flag = true)]
     /// Breaks every rule of consensus, one at a time, and shows that the simulation finds it
     Mutants {
         /// Goes to d-engine-raft's example `mutants`; --help lists its flags
@@ -83,6 +90,7 @@ fn main() -> ExitCode {
         Task::Codegen { check } => codegen::codegen(check).map_err(Failed::Because),
         Task::Simulate { arguments } => raft_example("simulate", &["--release"], &arguments),
         Task::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), seconds),
+        Task::Explore { arguments } => raft_example("explore", &["--release"], &arguments),
         // With debug assertions, which notice some breaches before they do harm.
         Task::Mutants { arguments } => raft_example("mutants", &[], &arguments),
         Task::Bench(Bench::Storage(arguments)) => bench::storage(&arguments),

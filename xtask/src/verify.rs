@@ -125,6 +125,14 @@ const STEPS: &[Step] = &[
         work: Work::Programs(&[&["examples/simulate", "--first", "1000", "--seeds", "10000"]]),
     },
     Step {
+        name: "explore",
+        title: "every state of small clusters, elections, replication and crashes",
+        needs: &["build"],
+        tool: None,
+        limit: minutes(20),
+        work: Work::Programs(&[&["examples/explore"]]),
+    },
+    Step {
         name: "mutants",
         title: "every rule of consensus is broken, and the simulation finds it within 2,000 seeds",
         needs: &["build"],

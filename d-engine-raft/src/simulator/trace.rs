@@ -229,6 +229,18 @@ fn tag(what: What) -> u64 {
     }
 }
 
+/// What a message says, as in a trace.
+pub(crate) fn in_words(message: &Message) -> String {
+    struct Words(Says, [u64; NUMBERS]);
+    impl fmt::Display for Words {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            fmt_message(f, self.0, &self.1)
+        }
+    }
+    let (says, numbers) = numbers_of(0, message);
+    Words(says, numbers).to_string()
+}
+
 fn numbers_of(peer: NodeId, message: &Message) -> (Says, [u64; NUMBERS]) {
     let term = message.term;
     let mut n = [peer, term, 0, 0, 0, 0, 0, 0];
