@@ -95,7 +95,7 @@ impl Raft {
             return self.reject(id, Rejection::StorageFull { why });
         }
         if self.is_handing_over() && !self.config.breaks(Mutant::TransferTakesProposals) {
-            return self.reject(id, Rejection::Busy);
+            return self.reject(id, Rejection::HandingOver);
         }
         let limit = self.config.max_command_bytes;
         if command.len() > limit {

@@ -48,7 +48,7 @@ impl Raft {
             return self.reject(id, Rejection::StorageFull { why });
         }
         if self.is_handing_over() {
-            return self.reject(id, Rejection::Busy);
+            return self.reject(id, Rejection::HandingOver);
         }
         match self.plan_change(base, change) {
             Ok(step) => {

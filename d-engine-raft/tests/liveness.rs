@@ -427,7 +427,7 @@ fn changes_are_refused_during_a_transfer() {
     assert!(
         answers(&actions)
             .iter()
-            .any(|a| matches!(a, Answer::Rejected { id: 2, why: Rejection::Busy | Rejection::Change(_) }))
+            .any(|a| matches!(a, Answer::Rejected { id: 2, why: Rejection::HandingOver | Rejection::Change(_) }))
     );
 }
 

@@ -364,7 +364,7 @@ fn refused(why: NotTaken) -> ClientError {
 fn rejected(rejection: Rejection) -> ClientError {
     match rejection {
         Rejection::NotLeader { .. } => ClientError::NotLeader { leader: None },
-        Rejection::Busy => ClientError::Busy,
+        Rejection::Busy | Rejection::HandingOver => ClientError::Busy,
         Rejection::TooLarge { bytes, limit } => Reason::TooLarge { len: bytes as u64, limit: limit as u64 }.into(),
         other => ClientError::unavailable(other.to_string()),
     }

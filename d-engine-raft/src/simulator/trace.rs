@@ -149,6 +149,7 @@ impl Trace {
             Rejection::Change(_) => (4, 0),
             Rejection::NoTransfer { to, .. } => (5, *to),
             Rejection::StorageFull { .. } => (6, 0),
+            Rejection::HandingOver => (7, 0),
         };
         self.note(node, What::Rejected, &[id, code, leader]);
     }
@@ -370,8 +371,8 @@ impl fmt::Display for Line {
     }
 }
 
-const REJECTIONS: [&str; 7] =
-    ["not leader", "busy", "too large", "unavailable", "change refused", "no transfer", "disk full"];
+const REJECTIONS: [&str; 8] =
+    ["not leader", "busy", "too large", "unavailable", "change refused", "no transfer", "disk full", "handing over"];
 pub(super) const ROLES: [&str; 6] = ["unformed", "follower", "pre-candidate", "candidate", "LEADER", "failed"];
 
 fn fmt_write(f: &mut fmt::Formatter<'_>, n: &[u64; NUMBERS]) -> fmt::Result {
