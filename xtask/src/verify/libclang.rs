@@ -147,7 +147,10 @@ mod tests {
         fs::create_dir_all(&lib).unwrap();
         fs::create_dir_all(dir.join("llvm-9")).unwrap();
         let pattern = format!("{}/llvm-*/lib", dir.display());
-        assert_eq!(directories(&pattern).into_iter().filter(|found| found.is_dir()).collect::<Vec<_>>(), [lib.clone()]);
+        assert_eq!(
+            directories(&pattern).into_iter().filter(|found| found.is_dir()).collect::<Vec<_>>(),
+            std::slice::from_ref(&lib)
+        );
 
         fs::write(lib.join("libclang-cpp.so.15"), "").unwrap();
         assert!(!holds(&lib), "another library");
