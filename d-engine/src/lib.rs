@@ -23,7 +23,7 @@
 //!   [`read`](Node::read) for any other. [`Client`] has the same calls for clusters elsewhere.
 //! * [`storage`] and the types beside it are the contract that storage adaptors implement; adaptor authors depend on
 //!   `d-engine-core` alone.
-//! * Backends appear as modules behind features: `file` (default), `mem`, `sled` (experimental). `server` (default) is the network.
+//! * Backends appear as modules behind features: `file` (default), `mem`, `rocksdb`, `sled` (experimental). `server` (default) is the network.
 //!
 //! Inside, three threads per node do the work, each with its queue: the driver loop, which owns the sans-IO consensus of
 //! `d-engine-raft`; the disk; the state machine. Sockets and callers live on the application's tokio runtime.
@@ -90,6 +90,9 @@ pub use d_engine_file as file;
 /// Volatile storage in memory.
 #[cfg(feature = "mem")]
 pub use d_engine_mem as mem;
+/// Storage on RocksDB, for data larger than memory. It is built from its sources, which takes a C++ compiler and libclang.
+#[cfg(feature = "rocksdb")]
+pub use d_engine_rocksdb as rocksdb;
 /// Experimental storage on sled; read about its weaknesses first.
 #[cfg(feature = "sled")]
 pub use d_engine_sled as sled;
