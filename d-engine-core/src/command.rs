@@ -5,31 +5,59 @@
 //! and allocates nothing by a length that it has not checked.
 
 mod envelope;
+mod lease;
+mod operation;
 mod outcome;
 mod query;
+mod record;
+mod reject;
+mod session;
+mod span;
+mod txn;
+mod watch;
 
 use bytes::Bytes;
 
 use crate::Result;
-use envelope::{LEN, begin, open, option_len, put_bytes, put_option, take_bytes, take_option, unknown_tag};
-pub use outcome::{KvOutcome, KvReject};
-pub use query::{KvAnswer, KvQuery, KvRecord};
+use crate::codec::Reader;
+use envelope::{
+    LEN, begin, open, option_len, put_bytes, put_count, put_option, put_u32, put_u64, take_bytes, take_list,
+    take_option, unknown_tag,
+};
+pub use lease::{KvLease, LeaseMark, LeaseTime};
+pub use operation::{KvDelete, KvOp, KvPut, KvRange, LeaseChoice};
+pub use outcome::{KvOpResult, KvOutcome};
+pub use query::{KvAnswer, KvQuery};
+pub use record::KvRecord;
+pub use reject::KvReject;
+pub use session::{KvRequest, SessionHeader};
+pub use span::KeySpan;
+pub use txn::{KvCompare, KvTest, KvTxn, Relation};
+pub use watch::{KvChange, KvWatch, WatchEnd, WatchMessage};
 
 /// The longest key, in bytes. A rule of the replicated state, hence not configurable.
 pub const MAX_KEY_LEN: usize = 64 * 1024;
+/// The most comparisons, and the most operations of each list, of a transaction.
+pub const MAX_TXN_OPS: usize = 128;
+/// The longest time of a lease, in milliseconds: ten years.
+pub const MAX_TTL_MS: u64 = 10 * 365 * 24 * 3_600 * 1_000;
+/// The most leases that one command names.
+pub const MAX_LEASES: usize = 65_536;
+/// The most bytes of earlier records that one outcome carries; a command whose outcome would carry more is refused.
+pub const MAX_PREV_BYTES: usize = 4 << 20;
 
 /// A change of the key-value state, as it stands in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KvCommand {
-    /// Sets a key.
+    /// Sets a key and detaches it from its lease: the short form of [`PutWith`](KvCommand::PutWith) for what is written most.
     Put {
         /// The key.
         key: Bytes,
         /// Its new value; may be empty.
         value: Bytes,
     },
-    /// Removes a key.
+    /// Removes a key: the short form of [`DeleteRange`](KvCommand::DeleteRange).
     Delete {
         /// The key.
         key: Bytes,
@@ -43,42 +71,83 @@ pub enum KvCommand {
         /// What it holds afterwards; `None`: it is removed.
         value: Option<Bytes>,
     },
+    /// Sets a key, with a lease, the record before, or parts kept.
+    PutWith(KvPut),
+    /// Removes the keys of a range.
+    DeleteRange(KvDelete),
+    /// Compares, and carries out one of two lists of operations.
+    Txn(KvTxn),
+    /// Begins a lease.
+    LeaseGrant {
+        /// Its id, which must be free; 0: the machine chooses one.
+        id: u64,
+        /// How long it lasts without a keep-alive, in milliseconds; at least 1, at most [`MAX_TTL_MS`].
+        ttl_ms: u64,
+    },
+    /// Ends a lease and removes its keys.
+    LeaseRevoke {
+        /// The lease.
+        id: u64,
+    },
+    /// Begins the time of leases anew.
+    LeaseKeepAlive {
+        /// The leases; one that is not there costs the others nothing.
+        ids: Vec<u64>,
+    },
+    /// Ends leases whose time is over, and removes their keys. Proposed by the leader; does nothing to a lease that has been
+    /// renewed since.
+    LeaseExpire {
+        /// The leases with the renewals that the leader has seen.
+        leases: Vec<LeaseMark>,
+    },
+    /// Writes down how much of their time leases have left, for the next leader. Proposed by the leader; does nothing to a
+    /// lease that has been renewed since.
+    LeaseCheckpoint {
+        /// The leases with their times.
+        leases: Vec<LeaseTime>,
+    },
+    /// Opens a session; its id is the index of this command's entry.
+    SessionOpen,
+    /// Ends a session and forgets its results.
+    SessionClose {
+        /// The session.
+        session: u64,
+    },
+    /// Sets how many sessions there may be; those applied to least recently go first.
+    SessionLimit {
+        /// The limit; at least 1.
+        limit: u32,
+    },
 }
 
 const SUBJECT: &str = "key-value command";
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
 const CAS: u8 = 3;
+const PUT_WITH: u8 = 4;
+const DELETE_RANGE: u8 = 5;
+const TXN: u8 = 6;
+const LEASE_GRANT: u8 = 7;
+const LEASE_REVOKE: u8 = 8;
+const LEASE_KEEP_ALIVE: u8 = 9;
+const LEASE_EXPIRE: u8 = 10;
+const LEASE_CHECKPOINT: u8 = 11;
+const SESSION_OPEN: u8 = 12;
+const SESSION_CLOSE: u8 = 13;
+const SESSION_LIMIT: u8 = 14;
 
 impl KvCommand {
     /// The bytes to propose: `version u8 = 1 | flags u8 = 0 | tag u8 | fields`, with the fields `key value` (put, tag 1),
     /// `key` (delete, tag 2) or `key expected? value?` (compare-and-swap, tag 3). A field is a little-endian `u32` length
-    /// and its bytes; an optional one (`?`) has a byte in front that says whether it is there, 0 or 1.
+    /// and its bytes; an optional one (`?`) has a byte in front that says whether it is there, 0 or 1. The other kinds, tags
+    /// 4 to 14, have their fields in the order of their declaration; a list has a `u32` count in front.
     ///
     /// # Panics
     /// If a key or value is longer than 4 GiB; [`check`](KvCommand::check) refuses it long before.
     pub fn encode(&self) -> Bytes {
-        match self {
-            Self::Put { key, value } => {
-                let mut out = begin(PUT, LEN + key.len() + LEN + value.len());
-                put_bytes(&mut out, key);
-                put_bytes(&mut out, value);
-                out.into()
-            }
-            Self::Delete { key } => {
-                let mut out = begin(DELETE, LEN + key.len());
-                put_bytes(&mut out, key);
-                out.into()
-            }
-            Self::Cas { key, expected, value } => {
-                let (expected, value) = (expected.as_ref(), value.as_ref());
-                let mut out = begin(CAS, LEN + key.len() + option_len(expected) + option_len(value));
-                put_bytes(&mut out, key);
-                put_option(&mut out, expected);
-                put_option(&mut out, value);
-                out.into()
-            }
-        }
+        let mut out = begin(self.tag(), self.fields_len());
+        self.encode_fields(&mut out);
+        out.into()
     }
 
     /// Reads what [`encode`](KvCommand::encode) wrote; copies `bytes` once.
@@ -89,55 +158,153 @@ impl KvCommand {
         Self::decode_bytes(Bytes::copy_from_slice(bytes))
     }
 
-    /// Reads what [`encode`](KvCommand::encode) wrote; keys and values are slices of `bytes`.
+    /// Reads what [`encode`](KvCommand::encode) wrote; keys and values are slices of `bytes`. A command that belongs to a
+    /// session is read by [`KvRequest::decode_bytes`], which reads these too.
     ///
     /// # Errors
     /// `Unsupported` for a newer version, an unknown kind or an unknown flag; `Corrupt` for bytes of no version. The text
     /// of `Corrupt` becomes a result that must be equal on every replica: changing it needs a new version.
     pub fn decode_bytes(bytes: Bytes) -> Result<Self> {
         let (tag, mut reader) = open(&bytes, SUBJECT)?;
-        let command = match tag {
-            PUT => Self::Put { key: take_bytes(&bytes, &mut reader)?, value: take_bytes(&bytes, &mut reader)? },
-            DELETE => Self::Delete { key: take_bytes(&bytes, &mut reader)? },
-            CAS => Self::Cas {
-                key: take_bytes(&bytes, &mut reader)?,
-                expected: take_option(&bytes, &mut reader, SUBJECT)?,
-                value: take_option(&bytes, &mut reader, SUBJECT)?,
-            },
-            other => return Err(unknown_tag(SUBJECT, other)),
-        };
+        let command = Self::decode_fields(tag, &bytes, &mut reader)?;
         reader.finish()?;
         Ok(command)
     }
 
-    /// The key that the command is about.
-    pub fn key(&self) -> &Bytes {
+    const fn tag(&self) -> u8 {
         match self {
-            Self::Put { key, .. } | Self::Delete { key } | Self::Cas { key, .. } => key,
+            Self::Put { .. } => PUT,
+            Self::Delete { .. } => DELETE,
+            Self::Cas { .. } => CAS,
+            Self::PutWith(_) => PUT_WITH,
+            Self::DeleteRange(_) => DELETE_RANGE,
+            Self::Txn(_) => TXN,
+            Self::LeaseGrant { .. } => LEASE_GRANT,
+            Self::LeaseRevoke { .. } => LEASE_REVOKE,
+            Self::LeaseKeepAlive { .. } => LEASE_KEEP_ALIVE,
+            Self::LeaseExpire { .. } => LEASE_EXPIRE,
+            Self::LeaseCheckpoint { .. } => LEASE_CHECKPOINT,
+            Self::SessionOpen => SESSION_OPEN,
+            Self::SessionClose { .. } => SESSION_CLOSE,
+            Self::SessionLimit { .. } => SESSION_LIMIT,
         }
     }
 
-    /// Whether the command may be proposed: the key's limits, and `max_value_len` for each value in it (also the one that
-    /// a compare-and-swap expects, since it costs the log as much).
+    fn fields_len(&self) -> usize {
+        match self {
+            Self::Put { key, value } => LEN + key.len() + LEN + value.len(),
+            Self::Delete { key } => LEN + key.len(),
+            Self::Cas { key, expected, value } => {
+                LEN + key.len() + option_len(expected.as_ref()) + option_len(value.as_ref())
+            }
+            Self::PutWith(put) => put.encoded_len(),
+            Self::DeleteRange(delete) => delete.encoded_len(),
+            Self::Txn(txn) => txn.encoded_len(),
+            Self::LeaseGrant { .. } => 16,
+            Self::LeaseRevoke { .. } | Self::SessionClose { .. } => 8,
+            Self::LeaseKeepAlive { ids } => LEN + 8 * ids.len(),
+            Self::LeaseExpire { leases } => LEN + LeaseMark::LEN * leases.len(),
+            Self::LeaseCheckpoint { leases } => LEN + LeaseTime::LEN * leases.len(),
+            Self::SessionOpen => 0,
+            Self::SessionLimit { .. } => 4,
+        }
+    }
+
+    fn encode_fields(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Put { key, value } => {
+                put_bytes(out, key);
+                put_bytes(out, value);
+            }
+            Self::Delete { key } => put_bytes(out, key),
+            Self::Cas { key, expected, value } => {
+                put_bytes(out, key);
+                put_option(out, expected.as_ref());
+                put_option(out, value.as_ref());
+            }
+            Self::PutWith(put) => put.encode_into(out),
+            Self::DeleteRange(delete) => delete.encode_into(out),
+            Self::Txn(txn) => txn.encode_into(out),
+            Self::LeaseGrant { id, ttl_ms } => {
+                put_u64(out, *id);
+                put_u64(out, *ttl_ms);
+            }
+            Self::LeaseRevoke { id: number } | Self::SessionClose { session: number } => put_u64(out, *number),
+            Self::LeaseKeepAlive { ids } => {
+                put_count(out, ids.len());
+                ids.iter().for_each(|id| put_u64(out, *id));
+            }
+            Self::LeaseExpire { leases } => {
+                put_count(out, leases.len());
+                leases.iter().for_each(|lease| lease.encode_into(out));
+            }
+            Self::LeaseCheckpoint { leases } => {
+                put_count(out, leases.len());
+                leases.iter().for_each(|lease| lease.encode_into(out));
+            }
+            Self::SessionOpen => {}
+            Self::SessionLimit { limit } => put_u32(out, *limit),
+        }
+    }
+
+    fn decode_fields(tag: u8, source: &Bytes, reader: &mut Reader<'_>) -> Result<Self> {
+        Ok(match tag {
+            PUT => Self::Put { key: take_bytes(source, reader)?, value: take_bytes(source, reader)? },
+            DELETE => Self::Delete { key: take_bytes(source, reader)? },
+            CAS => Self::Cas {
+                key: take_bytes(source, reader)?,
+                expected: take_option(source, reader, SUBJECT)?,
+                value: take_option(source, reader, SUBJECT)?,
+            },
+            PUT_WITH => Self::PutWith(KvPut::decode_from(source, reader, SUBJECT)?),
+            DELETE_RANGE => Self::DeleteRange(KvDelete::decode_from(source, reader, SUBJECT)?),
+            TXN => Self::Txn(KvTxn::decode_from(source, reader, SUBJECT)?),
+            LEASE_GRANT => Self::LeaseGrant { id: reader.u64()?, ttl_ms: reader.u64()? },
+            LEASE_REVOKE => Self::LeaseRevoke { id: reader.u64()? },
+            LEASE_KEEP_ALIVE => Self::LeaseKeepAlive { ids: take_list(reader, SUBJECT, 8, Reader::u64)? },
+            LEASE_EXPIRE => {
+                Self::LeaseExpire { leases: take_list(reader, SUBJECT, LeaseMark::LEN, LeaseMark::decode_from)? }
+            }
+            LEASE_CHECKPOINT => {
+                Self::LeaseCheckpoint { leases: take_list(reader, SUBJECT, LeaseTime::LEN, LeaseTime::decode_from)? }
+            }
+            SESSION_OPEN => Self::SessionOpen,
+            SESSION_CLOSE => Self::SessionClose { session: reader.u64()? },
+            SESSION_LIMIT => Self::SessionLimit { limit: reader.u32()? },
+            other => return Err(unknown_tag(SUBJECT, other)),
+        })
+    }
+
+    /// Whether the command may be proposed: the limits that every replica keeps, and `max_value_len` for each value in it
+    /// (also one that it only compares with, since it costs the log as much).
     ///
-    /// Servers call this before they propose. The machine repeats it for the keys alone, with `usize::MAX`: what it does
-    /// must not depend on a server's configuration.
+    /// Servers call this before they propose. The machine repeats it with `usize::MAX`: what it does must not depend on a
+    /// server's configuration.
     ///
     /// # Errors
     /// The first limit that is broken.
     pub fn check(&self, max_value_len: usize) -> Result<(), KvReject> {
-        check_key(self.key())?;
-        let longest = match self {
-            Self::Put { value, .. } => value.len(),
-            Self::Delete { .. } => 0,
-            Self::Cas { expected, value, .. } => {
-                [expected, value].into_iter().flatten().map(Bytes::len).max().unwrap_or(0)
+        match self {
+            Self::Put { key, value } => {
+                check_key(key)?;
+                check_value(Some(value), max_value_len)
             }
-        };
-        if longest > max_value_len {
-            return Err(KvReject::ValueTooLarge { len: longest as u64, limit: max_value_len as u64 });
+            Self::Delete { key } => check_key(key),
+            Self::Cas { key, expected, value } => {
+                check_key(key)?;
+                check_value([expected, value].into_iter().flatten().max_by_key(|value| value.len()), max_value_len)
+            }
+            Self::PutWith(put) => put.check(max_value_len),
+            Self::DeleteRange(delete) => delete.span.check(),
+            Self::Txn(txn) => txn.check(max_value_len),
+            Self::LeaseKeepAlive { ids } => check_leases(ids.len()),
+            Self::LeaseExpire { leases } => check_leases(leases.len()),
+            Self::LeaseCheckpoint { leases } => check_leases(leases.len()),
+            Self::LeaseGrant { ttl_ms, .. } => check_ttl(*ttl_ms),
+            Self::LeaseRevoke { .. } | Self::SessionOpen | Self::SessionClose { .. } => Ok(()),
+            Self::SessionLimit { limit: 0 } => Err(KvReject::Malformed { why: "a limit of 0 sessions".to_owned() }),
+            Self::SessionLimit { .. } => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -153,110 +320,30 @@ pub fn check_key(key: &[u8]) -> Result<(), KvReject> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::collection::vec;
-    use proptest::option;
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::Error;
-
-    fn put(key: &[u8], value: &[u8]) -> KvCommand {
-        KvCommand::Put { key: Bytes::copy_from_slice(key), value: Bytes::copy_from_slice(value) }
+/// Whether a lease may last so long.
+///
+/// # Errors
+/// `InvalidTtl`.
+pub fn check_ttl(ttl_ms: u64) -> Result<(), KvReject> {
+    if (1..=MAX_TTL_MS).contains(&ttl_ms) {
+        return Ok(());
     }
+    Err(KvReject::InvalidTtl { ttl_ms, limit_ms: MAX_TTL_MS })
+}
 
-    fn bytes() -> impl Strategy<Value = Bytes> {
-        vec(any::<u8>(), 0..20).prop_map(Bytes::from)
-    }
-
-    fn command() -> impl Strategy<Value = KvCommand> {
-        prop_oneof![
-            (bytes(), bytes()).prop_map(|(key, value)| KvCommand::Put { key, value }),
-            bytes().prop_map(|key| KvCommand::Delete { key }),
-            (bytes(), option::of(bytes()), option::of(bytes())).prop_map(|(key, expected, value)| KvCommand::Cas {
-                key,
-                expected,
-                value
-            }),
-        ]
-    }
-
-    #[test]
-    fn command_bytes_of_version_1_stay_readable() {
-        let delete = KvCommand::Delete { key: Bytes::from_static(b"k") };
-        let cas =
-            KvCommand::Cas { key: Bytes::from_static(b"k"), expected: None, value: Some(Bytes::from_static(b"v")) };
-        let golden: [(KvCommand, &[u8]); 3] = [
-            (put(b"k", b"vv"), b"\x01\x00\x01\x01\x00\x00\x00k\x02\x00\x00\x00vv"),
-            (delete, b"\x01\x00\x02\x01\x00\x00\x00k"),
-            (cas, b"\x01\x00\x03\x01\x00\x00\x00k\x00\x01\x01\x00\x00\x00v"),
-        ];
-        for (command, bytes) in golden {
-            assert_eq!(command.encode(), bytes);
-            assert_eq!(KvCommand::decode(bytes).unwrap(), command);
-        }
-    }
-
-    #[test]
-    fn what_a_newer_version_writes_is_unsupported_and_what_none_writes_is_corrupt() {
-        let good = put(b"key", b"value").encode();
-        for (place, byte) in [(0, 2), (0, 255), (1, 1), (1, 0x80), (2, 0), (2, 99)] {
-            let mut newer = good.to_vec();
-            newer[place] = byte;
-            let error = KvCommand::decode(&newer).unwrap_err();
-            assert!(matches!(error, Error::Unsupported { .. }), "byte {place} = {byte}: {error}");
-        }
-        let mut never = good.to_vec();
-        never[0] = 0;
-        assert!(matches!(KvCommand::decode(&never), Err(Error::Corrupt { .. })));
-        for len in 0..good.len() {
-            assert!(matches!(KvCommand::decode(&good[..len]), Err(Error::Corrupt { .. })), "cut to {len}");
-        }
-        never = good.to_vec();
-        never.push(0);
-        assert!(matches!(KvCommand::decode(&never), Err(Error::Corrupt { .. })));
-    }
-
-    #[test]
-    fn a_huge_length_is_refused_without_an_allocation() {
-        let bytes = b"\x01\x00\x01\xff\xff\xff\xffk";
-        assert!(matches!(KvCommand::decode(bytes), Err(Error::Corrupt { .. })));
-    }
-
-    #[test]
-    fn limits_of_keys_and_values_are_exact() {
-        assert_eq!(put(&[1; MAX_KEY_LEN], b"12").check(2), Ok(()));
-        assert_eq!(put(b"", b"").check(2), Err(KvReject::EmptyKey));
-        let too_long = MAX_KEY_LEN as u64 + 1;
-        assert_eq!(
-            put(&[1; MAX_KEY_LEN + 1], b"").check(2),
-            Err(KvReject::KeyTooLarge { len: too_long, limit: too_long - 1 })
-        );
-        let value_too_large = Err(KvReject::ValueTooLarge { len: 3, limit: 2 });
-        assert_eq!(put(b"k", b"123").check(2), value_too_large);
-        let cas = |expected, value| KvCommand::Cas { key: Bytes::from_static(b"k"), expected, value }.check(2);
-        assert_eq!(cas(Some(Bytes::from_static(b"123")), None), value_too_large);
-        assert_eq!(cas(None, Some(Bytes::from_static(b"123"))), value_too_large);
-        assert_eq!(cas(None, None), Ok(()));
-    }
-
-    proptest! {
-        #[test]
-        fn commands_survive_their_encoding(command in command()) {
-            let bytes = command.encode();
-            prop_assert_eq!(&KvCommand::decode_bytes(bytes.clone()).unwrap(), &command);
-            prop_assert_eq!(KvCommand::decode(&bytes).unwrap(), command);
-        }
-
-        #[test]
-        fn arbitrary_bytes_never_panic(tag in 0u8..5, tail in vec(any::<u8>(), 0..64), raw in vec(any::<u8>(), 0..64)) {
-            let mut framed = std::vec![1, 0, tag];
-            framed.extend_from_slice(&tail);
-            if let Ok(command) = KvCommand::decode(&framed) {
-                prop_assert_eq!(command.encode(), framed, "one command has one encoding");
-            }
-            let _ = KvCommand::decode(&raw);
-        }
+fn check_value(value: Option<&Bytes>, max_len: usize) -> Result<(), KvReject> {
+    match value.map(Bytes::len) {
+        Some(len) if len > max_len => Err(KvReject::ValueTooLarge { len: len as u64, limit: max_len as u64 }),
+        _ => Ok(()),
     }
 }
+
+fn check_leases(len: usize) -> Result<(), KvReject> {
+    if len <= MAX_LEASES {
+        return Ok(());
+    }
+    Err(KvReject::TooManyLeases { len: len as u64, limit: MAX_LEASES as u64 })
+}
+
+#[cfg(test)]
+mod tests;

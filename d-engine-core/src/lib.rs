@@ -18,7 +18,7 @@ mod storage;
 mod types;
 
 pub use codec::{Reader, checksum};
-pub use command::{KvAnswer, KvCommand, KvOutcome, KvQuery, KvRecord, KvReject};
+pub use command::{KvAnswer, KvCommand, KvOutcome, KvQuery, KvRecord, KvReject, KvRequest};
 pub use error::{Error, Result, Severity};
 pub use kv_store::{Direction, KeyRange, KvStore, KvView, WriteBatch, WriteOp};
 pub use state_machine::{SnapshotView, StateMachine, WatchSink};

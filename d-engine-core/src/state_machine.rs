@@ -1,6 +1,7 @@
 //! What committed entries do.
 
 use std::path::{Path, PathBuf};
+use std::task::Waker;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -150,8 +151,23 @@ pub trait SnapshotView: Send {
     fn write(self: Box<Self>, dir: &Path) -> Result<SnapshotChecksum, Error>;
 }
 
-/// Where a watcher's events go. Implementations are bounded.
+/// Where a watcher's events go. Implementations are bounded. Called from a thread of the machine's own, one call at a time.
 pub trait WatchSink: Send {
-    /// Offers one event; false: the sink is full or closed, and the watcher is cancelled.
+    /// Offers one event; false: the sink is full or closed, and the watcher is ended.
     fn offer(&mut self, event: Bytes) -> bool;
+
+    /// Whether the next [`offer`](WatchSink::offer) would be taken. While it would not, the machine keeps the watcher's place
+    /// as long as its history reaches back so far. A sink that always says yes has its watcher ended when it is full.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    /// Whom to wake when a sink that was not ready is ready again, or closed. Given once, before the first event.
+    fn set_waker(&mut self, _waker: Waker) {}
+
+    /// The last event, which says why the watch has ended. To be kept even by a sink that is full.
+    fn end(mut self: Box<Self>, event: Bytes) {
+        // One that has no room for it learns from its own refusal that the watch has ended.
+        self.offer(event);
+    }
 }

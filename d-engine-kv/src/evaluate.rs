@@ -1,64 +1,86 @@
 //! What a chunk of commands does: from the entries and the records they touch to one batch and one outcome per entry.
 //!
-//! It reads the store once per chunk and never writes: a chunk that cannot be evaluated leaves no trace. Its results
-//! depend on entries and records alone. The hash map only finds a key's slot; its order is never looked at.
-
-use std::collections::HashMap;
+//! It reads the store and never writes it: a chunk that cannot be evaluated leaves no trace there. Its results depend on
+//! entries and stored state alone.
 
 use bytes::Bytes;
-use d_engine_core::{Entry, EntryKind, Error, KvCommand, KvOutcome, KvReject, KvStore, LogId, Result, WriteBatch};
+use d_engine_core::command::SessionHeader;
+use d_engine_core::{
+    Entry, EntryKind, Error, KvCommand, KvOutcome, KvReject, KvRequest, KvStore, LogId, Result, WriteBatch,
+};
 
-use crate::layout::{Bookkeeping, store_key};
-use crate::record::Record;
+use crate::layout::{Bookkeeping, result_key};
+use crate::overlay::{Change, Overlay};
+use crate::run::Run;
+use crate::sessions::Admission;
+use crate::tables::Tables;
 
 /// A chunk's effects, not yet written.
 #[derive(Debug)]
 pub(crate) struct Evaluated {
-    /// One for each entry, in order; `None` for an entry that had been applied before.
-    pub(crate) outcomes: Vec<Option<KvOutcome>>,
+    /// The encoded outcome of each entry, in order; empty for an entry that had been applied before.
+    pub(crate) responses: Vec<Bytes>,
     /// What to write, the new bookkeeping included; `None` if every entry had been applied before.
     pub(crate) batch: Option<WriteBatch>,
     /// The bookkeeping after the chunk.
     pub(crate) book: Bookkeeping,
+    /// What watchers are told once the batch is written.
+    pub(crate) changes: Vec<Change>,
 }
 
-/// Evaluates `chunk` on top of the state that `book` describes.
+/// Evaluates `chunk` on top of the state that `book` and `tables` describe. After an error, and if the batch is not written
+/// in the end, the tables are to be loaded anew.
 ///
 /// # Errors
 /// `Invalid` for indexes that do not increase and for entries that are no commands; `Unsupported` for a command of a newer
-/// version; what the store says. The state is untouched.
-pub(crate) fn evaluate(store: &dyn KvStore, mut book: Bookkeeping, chunk: &[Entry]) -> Result<Evaluated> {
-    let steps = decode(chunk, book.last_applied)?;
-    let (keys, slot_of_step) = collect_keys(&steps);
-    let mut slots = load(store, &keys)?;
-    let mut fresh = false;
-    let mut outcomes = Vec::with_capacity(steps.len());
-    for (step, slot) in steps.into_iter().zip(slot_of_step) {
-        fresh |= !matches!(step, Step::Skip);
-        outcomes.push(match step {
-            Step::Skip => None,
-            Step::Reject(reject) => Some(KvOutcome::Rejected(reject)),
-            Step::Run(command) => Some(run(command, &mut slots[slot], &mut book)?),
+/// version; what the store says.
+pub(crate) fn evaluate(
+    store: &dyn KvStore,
+    book: Bookkeeping,
+    tables: &mut Tables,
+    chunk: &[Entry],
+) -> Result<Evaluated> {
+    let mut overlay = Overlay::new(store, book, chunk.len());
+    let steps = decode(chunk, book.last_applied, &mut overlay)?;
+    let fresh = steps.iter().any(|step| !matches!(step, Step::Skip));
+    overlay.load()?;
+    let mut responses = Vec::with_capacity(steps.len());
+    for (step, entry) in steps.into_iter().zip(chunk) {
+        responses.push(match step {
+            Step::Skip => Bytes::new(),
+            Step::Run { session: None, work } => run(work, entry.index, &mut overlay, tables)?.encode(),
+            Step::Run { session: Some(header), work } => {
+                run_in_session(header, work, entry.index, &mut overlay, tables, store)?
+            }
         });
     }
+    let (mut batch, changes, mut book) = overlay.finish();
     let batch = match chunk.last() {
         Some(last) if fresh => {
             book.last_applied = last.id();
-            Some(into_batch(keys, slots, book))
+            tables.write(&mut batch);
+            let (key, value) = book.to_pair();
+            batch.put(key, value);
+            Some(batch)
         }
         _ => None,
     };
-    Ok(Evaluated { outcomes, batch, book })
+    Ok(Evaluated { responses, batch, book, changes })
 }
+
+/// A command with the place of its key, where it is about one; or why it is refused, whatever the state.
+type Work = Result<(KvCommand, usize), KvReject>;
 
 enum Step {
     /// Applied before.
     Skip,
-    Reject(KvReject),
-    Run(KvCommand),
+    Run {
+        session: Option<SessionHeader>,
+        work: Work,
+    },
 }
 
-fn decode(chunk: &[Entry], last_applied: LogId) -> Result<Vec<Step>> {
+fn decode(chunk: &[Entry], last_applied: LogId, overlay: &mut Overlay<'_>) -> Result<Vec<Step>> {
     let mut before = 0;
     let mut steps = Vec::with_capacity(chunk.len());
     for entry in chunk {
@@ -69,121 +91,71 @@ fn decode(chunk: &[Entry], last_applied: LogId) -> Result<Vec<Step>> {
         if entry.kind != EntryKind::Command {
             return Err(Error::invalid(format!("entry {} is a {:?}, not a command", entry.id(), entry.kind)));
         }
-        steps.push(if entry.index <= last_applied.index { Step::Skip } else { decode_command(entry)? });
+        steps.push(if entry.index <= last_applied.index { Step::Skip } else { decode_command(entry, overlay)? });
     }
     Ok(steps)
 }
 
-fn decode_command(entry: &Entry) -> Result<Step> {
-    match KvCommand::decode_bytes(entry.data.clone()) {
-        // Only the keys' limits: the limit of values is a server's configuration, on which no result may depend.
-        Ok(command) => Ok(command.check(usize::MAX).map_or_else(Step::Reject, |()| Step::Run(command))),
-        Err(Error::Corrupt { place, .. }) => Ok(Step::Reject(KvReject::Malformed { why: place })),
+fn decode_command(entry: &Entry, overlay: &mut Overlay<'_>) -> Result<Step> {
+    match KvRequest::decode_bytes(entry.data.clone()) {
+        Ok(KvRequest { session, command, .. }) => {
+            // Only the limits of every replica: that of values is a server's configuration, on which no result may depend.
+            let work = command.check(usize::MAX).map(|()| {
+                let place = reserve(&command, overlay);
+                (command, place)
+            });
+            Ok(Step::Run { session, work })
+        }
+        Err(Error::Corrupt { place, .. }) => {
+            Ok(Step::Run { session: None, work: Err(KvReject::Malformed { why: place }) })
+        }
         Err(Error::Unsupported { what }) => Err(Error::unsupported(format!("entry {}: {what}", entry.id()))),
         Err(other) => Err(other),
     }
 }
 
-/// The distinct keys of the store that the steps touch, in order of first use, and for each step the place of its key
-/// (0 for a step without one).
-fn collect_keys(steps: &[Step]) -> (Vec<Bytes>, Vec<usize>) {
-    let mut places: HashMap<&[u8], usize> = HashMap::with_capacity(steps.len());
-    let mut keys = Vec::with_capacity(steps.len());
-    let mut slot_of_step = Vec::with_capacity(steps.len());
-    for step in steps {
-        let Step::Run(command) = step else {
-            slot_of_step.push(0);
-            continue;
-        };
-        slot_of_step.push(*places.entry(command.key()).or_insert_with_key(|key| {
-            keys.push(store_key(key));
-            keys.len() - 1
-        }));
-    }
-    (keys, slot_of_step)
-}
-
-/// A key's record as the chunk's commands see it.
-struct Slot {
-    record: Option<Record>,
-    stored: bool,
-    changed: bool,
-}
-
-fn load(store: &dyn KvStore, keys: &[Bytes]) -> Result<Vec<Slot>> {
-    if keys.is_empty() {
-        return Ok(Vec::new());
-    }
-    let values = store.get_many(keys)?;
-    if values.len() != keys.len() {
-        return Err(Error::backend(format!("KvStore::get_many gave {} values for {} keys", values.len(), keys.len())));
-    }
-    let slot = |value: Option<Bytes>| {
-        let stored = value.is_some();
-        Ok(Slot { record: value.map(Record::decode).transpose()?, stored, changed: false })
-    };
-    values.into_iter().map(slot).collect()
-}
-
-fn run(command: KvCommand, slot: &mut Slot, book: &mut Bookkeeping) -> Result<KvOutcome> {
+/// Makes places for the keys that the command names, so that the whole chunk's are read at once.
+fn reserve(command: &KvCommand, overlay: &mut Overlay<'_>) -> usize {
     match command {
-        KvCommand::Put { value, .. } => {
-            slot.put(value, book);
-            Ok(KvOutcome::Put { revision: book.revision })
-        }
-        KvCommand::Delete { .. } => {
-            let existed = slot.delete(book);
-            Ok(KvOutcome::Deleted { revision: book.revision, existed })
-        }
-        KvCommand::Cas { expected, value, .. } => {
-            let current = slot.record.as_ref().map(|record| &record.value);
-            if current != expected.as_ref() {
-                return Ok(KvOutcome::Cas { revision: book.revision, succeeded: false, current: current.cloned() });
+        KvCommand::Put { key, .. } | KvCommand::Delete { key } | KvCommand::Cas { key, .. } => overlay.reserve(key),
+        KvCommand::PutWith(put) => overlay.reserve(&put.key),
+        KvCommand::Txn(txn) => {
+            for compare in &txn.compares {
+                overlay.reserve(&compare.key);
             }
-            match value {
-                Some(value) => slot.put(value, book),
-                None => _ = slot.delete(book),
-            }
-            Ok(KvOutcome::Cas { revision: book.revision, succeeded: true, current: None })
+            0
         }
-        other => Err(Error::unsupported(format!("a command that this state machine does not know: {other:?}"))),
+        // Read as they come: rare, or not about keys that can be known in advance.
+        _ => 0,
     }
 }
 
-impl Slot {
-    fn put(&mut self, value: Bytes, book: &mut Bookkeeping) {
-        book.revision += 1;
-        self.changed = true;
-        self.record = Some(match &self.record {
-            Some(record) => record.set(book.revision, value),
-            None => {
-                book.keys += 1;
-                Record::created(book.revision, value)
-            }
-        });
-    }
-
-    fn delete(&mut self, book: &mut Bookkeeping) -> bool {
-        if self.record.take().is_none() {
-            return false;
-        }
-        book.revision += 1;
-        book.keys -= 1;
-        self.changed = true;
-        true
+fn run(work: Work, index: u64, overlay: &mut Overlay<'_>, tables: &mut Tables) -> Result<KvOutcome> {
+    match work {
+        Ok((command, place)) => Run { index, overlay, tables }.run(command, place),
+        Err(reject) => Ok(KvOutcome::Rejected(reject)),
     }
 }
 
-fn into_batch(keys: Vec<Bytes>, slots: Vec<Slot>, book: Bookkeeping) -> WriteBatch {
-    let mut batch = WriteBatch { ops: Vec::with_capacity(keys.len() + 1) };
-    for (key, slot) in keys.into_iter().zip(slots) {
-        match slot.record {
-            Some(record) if slot.changed => batch.put(key, record.encode()),
-            None if slot.stored => batch.delete(key),
-            _ => {}
+fn run_in_session(
+    header: SessionHeader,
+    work: Work,
+    index: u64,
+    overlay: &mut Overlay<'_>,
+    tables: &mut Tables,
+    store: &dyn KvStore,
+) -> Result<Bytes> {
+    match tables.sessions.admit(header, index) {
+        Err(reject) => Ok(KvOutcome::Rejected(reject).encode()),
+        Ok(Admission::Known(response)) => Ok(response),
+        Ok(Admission::Stored) => store.get(&result_key(header.session, header.sequence))?.ok_or_else(|| {
+            let SessionHeader { session, sequence, .. } = header;
+            Error::corrupt(format!("the key-value state: result {sequence} of session {session} is not there"))
+        }),
+        Ok(Admission::Fresh) => {
+            let response = run(work, index, overlay, tables)?.encode();
+            tables.sessions.done(header, &response);
+            Ok(response)
         }
     }
-    let (key, value) = book.to_pair();
-    batch.put(key, value);
-    batch
 }

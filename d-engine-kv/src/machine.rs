@@ -4,34 +4,59 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use d_engine_core::command::KvWatch;
 use d_engine_core::{
-    ApplyResult, Direction, Entry, Error, KeyRange, KvCommand, KvOutcome, KvQuery, KvStore, KvView, LogId, Result,
-    SnapshotChecksum, SnapshotMetadata, SnapshotView, StateMachine,
+    ApplyResult, Direction, Entry, Error, KeyRange, KvAnswer, KvCommand, KvQuery, KvRequest, KvStore, KvView, LogId,
+    Result, SnapshotChecksum, SnapshotMetadata, SnapshotView, StateMachine, WatchSink,
 };
 
 use crate::evaluate::evaluate;
 use crate::layout::{Bookkeeping, with_store_key};
+use crate::lease_clock::LeaseClock;
 use crate::query::answer;
 use crate::record::Record;
 use crate::snapshot;
+use crate::tables::Tables;
+use crate::watch::{HISTORY_BYTES, Watches};
+
+/// How often watchers that ask for it are told how far they have come.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The built-in key-value state machine over a [`KvStore`], which it has to itself.
 ///
-/// Entries carry encoded [`KvCommand`](d_engine_core::KvCommand)s and answer with encoded [`KvOutcome`]s; an entry that
-/// had been applied before answers with nothing. [`read_at`](StateMachine::read_at) takes an encoded [`KvQuery`] and
-/// gives an encoded [`KvAnswer`](d_engine_core::KvAnswer). Each chunk is one batch of the store: records, last applied
-/// entry, revision and number of keys become visible, and durable, together.
+/// Entries carry encoded [`KvRequest`]s and answer with encoded [`KvOutcome`](d_engine_core::KvOutcome)s; an entry that had
+/// been applied before answers with nothing. [`read_at`](StateMachine::read_at) takes an encoded [`KvQuery`] and gives an
+/// encoded [`KvAnswer`]; [`watch`](StateMachine::watch) takes an encoded [`KvWatch`] and gives encoded
+/// [`WatchMessage`](d_engine_core::command::WatchMessage)s. Each chunk is one batch of the store: records, leases, sessions,
+/// last applied entry, revision and number of keys become visible, and durable, together.
 pub struct KvStateMachine {
     store: Arc<dyn KvStore>,
     /// Held exclusively while a chunk is applied or the state is replaced; shared by readers of stores without views,
     /// for which it is what makes several reads one point in time.
-    applying: RwLock<()>,
+    applying: RwLock<Live>,
     /// What the store's bookkeeping record says; never ahead of it.
     book: Mutex<Bookkeeping>,
+    clock: Mutex<Clock>,
+    watches: Watches,
     running: AtomicBool,
+}
+
+/// What belongs to whoever applies.
+struct Live {
+    tables: Tables,
+    /// A chunk was evaluated and not written: the tables are not the store's.
+    stale: bool,
+}
+
+/// What this node has been told of the time.
+#[derive(Default)]
+struct Clock {
+    leases: LeaseClock,
+    progress_told: Duration,
 }
 
 impl KvStateMachine {
@@ -50,19 +75,67 @@ impl KvStateMachine {
     /// As [`new`](KvStateMachine::new).
     pub fn from_arc(store: Arc<dyn KvStore>) -> Result<Self> {
         let book = Bookkeeping::open(&Present(&*store))?;
-        Ok(Self { store, applying: RwLock::new(()), book: Mutex::new(book), running: AtomicBool::new(false) })
+        let tables = Tables::load(&Present(&*store))?;
+        Ok(Self {
+            store,
+            applying: RwLock::new(Live { tables, stale: false }),
+            book: Mutex::new(book),
+            clock: Mutex::default(),
+            watches: Watches::new(book.revision, HISTORY_BYTES),
+            running: AtomicBool::new(false),
+        })
     }
 
-    /// Applies the chunk and returns one outcome per entry, `None` for an entry that had been applied before.
-    fn apply_now(&self, chunk: &[Entry]) -> Result<Vec<Option<KvOutcome>>> {
-        let _applying = self.applying.write().unwrap_or_else(PoisonError::into_inner);
+    /// How many bytes of changes are kept for watchers that are behind or ask for a past revision; 16 MiB if not set. What
+    /// was kept so far is forgotten, and watchers that there are are ended.
+    #[must_use]
+    pub fn with_watch_history(mut self, bytes: usize) -> Self {
+        let revision = self.book().revision;
+        self.watches = Watches::new(revision, bytes);
+        self
+    }
+
+    /// Applies the chunk and returns one encoded outcome per entry, empty for an entry that had been applied before.
+    fn apply_now(&self, chunk: &[Entry]) -> Result<Vec<Bytes>> {
+        let mut live = self.applying.write().unwrap_or_else(PoisonError::into_inner);
+        if live.stale {
+            live.tables = Tables::load(&Present(&*self.store))?;
+        }
+        // Until the batch is written, or if anything below fails or panics.
+        live.stale = true;
         let before = *self.book();
-        let evaluated = evaluate(&*self.store, before, chunk)?;
+        let evaluated = evaluate(&*self.store, before, &mut live.tables, chunk)?;
         if let Some(batch) = evaluated.batch {
             self.store.write(batch)?;
             *self.book() = evaluated.book;
+            self.restart_leases(&mut live.tables);
+            self.watches.publish(evaluated.changes);
         }
-        Ok(evaluated.outcomes)
+        live.stale = false;
+        Ok(evaluated.responses)
+    }
+
+    /// Tells the leader's clock which leases have begun, were renewed or have ended.
+    fn restart_leases(&self, tables: &mut Tables) {
+        let restarted = tables.leases.take_restarted();
+        if restarted.is_empty() {
+            return;
+        }
+        let mut clock = self.clock();
+        for id in restarted {
+            clock.leases.restart(id, tables.leases.get(id));
+        }
+    }
+
+    /// The whole state was replaced by what the store now holds.
+    fn replaced(&self, live: &mut Live, book: Bookkeeping) -> Result<()> {
+        live.stale = true;
+        *self.book() = book;
+        self.clock().leases.end();
+        self.watches.reset(book.revision);
+        live.tables = Tables::load(&Present(&*self.store))?;
+        live.stale = false;
+        Ok(())
     }
 
     /// Runs `f` on one point in time: a view of the store, or the store itself with writers held off.
@@ -72,6 +145,10 @@ impl KvStateMachine {
         }
         let _no_writer = self.applying.read().unwrap_or_else(PoisonError::into_inner);
         f(&Present(&*self.store))
+    }
+
+    fn clock(&self) -> MutexGuard<'_, Clock> {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // A poisoned lock is used on: what it guards is replaced whole, after the store's write has returned.
@@ -89,6 +166,7 @@ impl StateMachine for KvStateMachine {
 
     fn stop(&self) -> Result<(), Error> {
         self.running.store(false, Ordering::Release);
+        self.watches.stop();
         Ok(())
     }
 
@@ -102,7 +180,7 @@ impl StateMachine for KvStateMachine {
 
     fn get_bytes(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
         let stored = with_store_key(key, |store_key| self.store.get(store_key))?;
-        Ok(stored.map(Record::decode).transpose()?.map(|record| record.value))
+        Ok(stored.map(Record::decode).transpose()?.map(Record::into_value))
     }
 
     async fn apply_chunk(&self, chunk: Vec<Entry>) -> Result<(), Error> {
@@ -110,15 +188,12 @@ impl StateMachine for KvStateMachine {
     }
 
     async fn apply(&self, chunk: Vec<Entry>) -> Result<Vec<ApplyResult>, Error> {
-        let outcomes = self.apply_now(&chunk)?;
-        let result = |(entry, outcome): (&Entry, Option<KvOutcome>)| {
-            ApplyResult::new(entry.index, outcome.map_or_else(Bytes::new, |outcome| outcome.encode()))
-        };
-        Ok(chunk.iter().zip(outcomes).map(result).collect())
+        let responses = self.apply_now(&chunk)?;
+        Ok(chunk.iter().zip(responses).map(|(entry, response)| ApplyResult::new(entry.index, response)).collect())
     }
 
     fn check_command(&self, command: &[u8]) -> Result<(), Error> {
-        KvCommand::decode(command).map(drop)
+        KvRequest::decode_bytes(Bytes::copy_from_slice(command)).map(drop)
     }
 
     fn read_at(&self, query: Bytes) -> Result<(Bytes, LogId), Error> {
@@ -133,8 +208,12 @@ impl StateMachine for KvStateMachine {
             found = Some((answer(view, &book, &query)?, book.last_applied));
             Ok(())
         })?;
-        let (answer, last_applied) = found
-            .ok_or_else(|| Error::backend("KvStore::with_view answered that it ran its closure, and had not run it"))?;
+        let (mut answer, last_applied) = found.ok_or_else(view_not_run)?;
+        if let KvAnswer::Lease { lease: Some(lease), .. } = &mut answer
+            && let Some(remaining_ms) = self.clock().leases.remaining_ms(lease.id)
+        {
+            lease.remaining_ms = remaining_ms;
+        }
         Ok((answer.encode(), last_applied))
     }
 
@@ -168,9 +247,9 @@ impl StateMachine for KvStateMachine {
 
     async fn apply_snapshot_from_file(&self, metadata: &SnapshotMetadata, path: PathBuf) -> Result<(), Error> {
         let verified = snapshot::Verified::open(metadata, &path)?;
-        let _applying = self.applying.write().unwrap_or_else(PoisonError::into_inner);
-        *self.book() = verified.install(&*self.store)?;
-        Ok(())
+        let mut live = self.applying.write().unwrap_or_else(PoisonError::into_inner);
+        let book = verified.install(&*self.store)?;
+        self.replaced(&mut live, book)
     }
 
     fn begin_snapshot(&self) -> Result<Option<Box<dyn SnapshotView>>, Error> {
@@ -182,10 +261,36 @@ impl StateMachine for KvStateMachine {
     }
 
     async fn reset(&self) -> Result<(), Error> {
-        let _applying = self.applying.write().unwrap_or_else(PoisonError::into_inner);
+        let mut live = self.applying.write().unwrap_or_else(PoisonError::into_inner);
         self.store.replace_all(&mut std::iter::empty())?;
-        *self.book() = Bookkeeping::default();
-        Ok(())
+        self.replaced(&mut live, Bookkeeping::default())
+    }
+
+    fn leadership(&self, leads: bool, now: Duration) {
+        let live = self.applying.read().unwrap_or_else(PoisonError::into_inner);
+        let mut clock = self.clock();
+        match (leads, clock.leases.leads()) {
+            // Tables that are not the store's would give a lease a wrong time; the next chunk loads them.
+            (true, false) if !live.stale => clock.leases.begin(now, live.tables.leases.iter()),
+            (false, true) => clock.leases.end(),
+            _ => {}
+        }
+        if now.saturating_sub(clock.progress_told) >= PROGRESS_INTERVAL {
+            clock.progress_told = now;
+            self.watches.tell_progress();
+        }
+    }
+
+    fn due(&self, now: Duration) -> Vec<Bytes> {
+        self.clock().leases.due(now).iter().map(KvCommand::encode).collect()
+    }
+
+    fn watch(&self, request: Bytes, sink: Box<dyn WatchSink>) -> Result<(), Error> {
+        let watch = KvWatch::decode_bytes(request).map_err(|error| match error {
+            Error::Corrupt { place, .. } => Error::invalid(format!("the bytes are no watch request: {place}")),
+            other => other,
+        })?;
+        self.watches.watch(watch, sink)
     }
 }
 
@@ -200,7 +305,7 @@ fn view_not_run() -> Error {
 }
 
 /// A store as it is now: one point in time only while nobody writes.
-struct Present<'a>(&'a dyn KvStore);
+pub(crate) struct Present<'a>(pub(crate) &'a dyn KvStore);
 
 impl KvView for Present<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {

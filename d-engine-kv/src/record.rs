@@ -9,49 +9,59 @@ use d_engine_core::{Error, KvRecord, Result};
 const VERSION: u8 = 1;
 const LONGEST_VARINT: usize = 10;
 
-/// A key's record without the key.
+/// A key's record without the key, together with the bytes that the store holds for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) create_revision: u64,
     pub(crate) mod_revision: u64,
     pub(crate) version: u64,
     pub(crate) lease: u64,
-    pub(crate) value: Bytes,
+    bytes: Bytes,
+    value_at: usize,
 }
 
 impl Record {
     /// The record of a key that is set for the first time.
-    pub(crate) fn created(revision: u64, value: Bytes) -> Self {
-        Self { create_revision: revision, mod_revision: revision, version: 1, lease: 0, value }
+    pub(crate) fn created(revision: u64, lease: u64, value: &[u8]) -> Self {
+        Self::new(revision, revision, 1, lease, value)
     }
 
-    /// The record after the key is set again, which detaches it from its lease.
-    pub(crate) fn set(&self, revision: u64, value: Bytes) -> Self {
-        Self {
-            create_revision: self.create_revision,
-            mod_revision: revision,
-            version: self.version + 1,
-            lease: 0,
-            value,
-        }
+    /// The record after the key is set again.
+    pub(crate) fn set(&self, revision: u64, lease: u64, value: &[u8]) -> Self {
+        Self::new(self.create_revision, revision, self.version + 1, lease, value)
     }
 
-    /// The stored bytes, which share nothing with the value's buffer: that may be a whole message from the network.
-    pub(crate) fn encode(&self) -> Bytes {
-        debug_assert!(self.create_revision <= self.mod_revision, "a key is created before it is changed");
+    /// A record and its bytes, which share nothing with the value's buffer: that may be a whole message from the network.
+    fn new(create_revision: u64, mod_revision: u64, version: u64, lease: u64, value: &[u8]) -> Self {
+        debug_assert!(create_revision <= mod_revision, "a key is created before it is changed");
         let mut header = [0; 1 + 4 * LONGEST_VARINT];
         header[0] = VERSION;
-        let mut len = 1;
-        for number in [self.create_revision, self.mod_revision - self.create_revision, self.version, self.lease] {
-            len += write_varint(&mut header[len..], number);
+        let mut value_at = 1;
+        for number in [create_revision, mod_revision - create_revision, version, lease] {
+            value_at += write_varint(&mut header[value_at..], number);
         }
-        let mut out = BytesMut::with_capacity(len + self.value.len());
-        out.put_slice(&header[..len]);
-        out.put_slice(&self.value);
-        out.freeze()
+        let mut out = BytesMut::with_capacity(value_at + value.len());
+        out.put_slice(&header[..value_at]);
+        out.put_slice(value);
+        Self { create_revision, mod_revision, version, lease, bytes: out.freeze(), value_at }
     }
 
-    /// Reads what [`encode`](Record::encode) wrote; the value is a slice of `bytes`.
+    /// What the store holds.
+    pub(crate) const fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The value.
+    pub(crate) fn value(&self) -> &[u8] {
+        &self.bytes[self.value_at..]
+    }
+
+    /// The value as a slice of the stored bytes.
+    pub(crate) fn into_value(mut self) -> Bytes {
+        self.bytes.split_off(self.value_at)
+    }
+
+    /// Reads what [`bytes`](Record::bytes) gave to the store; the value is a slice of it.
     pub(crate) fn decode(bytes: Bytes) -> Result<Self> {
         match bytes.first() {
             Some(&VERSION) => {}
@@ -66,12 +76,20 @@ impl Record {
         let mod_revision = create_revision.checked_add(changed).ok_or_else(damaged)?;
         let version = read_varint(&bytes, &mut at)?;
         let lease = read_varint(&bytes, &mut at)?;
-        Ok(Self { create_revision, mod_revision, version, lease, value: bytes.slice(at..) })
+        Ok(Self { create_revision, mod_revision, version, lease, bytes, value_at: at })
     }
 
     /// The record as a query answers it.
     pub(crate) fn with_key(self, key: Bytes) -> KvRecord {
-        let mut record = KvRecord::new(key, self.value, self.create_revision, self.mod_revision, self.version);
+        let (create, modified, version, lease) = (self.create_revision, self.mod_revision, self.version, self.lease);
+        let mut record = KvRecord::new(key, self.into_value(), create, modified, version);
+        record.lease = lease;
+        record
+    }
+
+    /// [`with_key`](Record::with_key) without the value.
+    pub(crate) fn without_value(self, key: Bytes) -> KvRecord {
+        let mut record = KvRecord::new(key, Bytes::new(), self.create_revision, self.mod_revision, self.version);
         record.lease = self.lease;
         record
     }
@@ -120,10 +138,9 @@ mod tests {
 
     #[test]
     fn record_bytes_of_version_1_stay_readable() {
-        let record =
-            Record { create_revision: 300, mod_revision: 301, version: 2, lease: 0, value: Bytes::from_static(b"v") };
+        let record = Record::new(300, 301, 2, 0, b"v");
         let golden = Bytes::from_static(b"\x01\xac\x02\x01\x02\x00v");
-        assert_eq!(record.encode(), golden);
+        assert_eq!(*record.bytes(), golden);
         assert_eq!(Record::decode(golden).unwrap(), record);
         assert!(matches!(Record::decode(Bytes::from_static(b"\x02\0\0\0\0")), Err(Error::Unsupported { .. })));
     }
@@ -134,8 +151,10 @@ mod tests {
             create_revision: u64, changed: u64, version: u64, lease: u64, value in vec(any::<u8>(), 0..40)
         ) {
             let mod_revision = create_revision.saturating_add(changed);
-            let record = Record { create_revision, mod_revision, version, lease, value: value.into() };
-            prop_assert_eq!(Record::decode(record.encode()).unwrap(), record);
+            let record = Record::new(create_revision, mod_revision, version, lease, &value);
+            let found = Record::decode(record.bytes().clone()).unwrap();
+            prop_assert_eq!(found.value(), &value[..]);
+            prop_assert_eq!(found, record);
         }
 
         #[test]
@@ -143,7 +162,9 @@ mod tests {
             let mut bytes = std::vec![VERSION];
             bytes.extend_from_slice(&tail);
             if let Ok(record) = Record::decode(bytes.clone().into()) {
-                prop_assert_eq!(record.encode(), bytes, "one record has one encoding");
+                let (create, modified) = (record.create_revision, record.mod_revision);
+                let again = Record::new(create, modified, record.version, record.lease, record.value());
+                prop_assert_eq!(&again.bytes()[..], bytes, "one record has one encoding");
             }
             let _ = Record::decode(tail.into());
         }

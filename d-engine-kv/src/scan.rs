@@ -1,16 +1,16 @@
-//! Walking through a range of user keys without holding it in memory.
+//! Walking through a part of the store without holding it in memory.
 
 use bytes::Bytes;
 use d_engine_core::{Direction, KvView, Result};
 
-use crate::layout::{UserRange, user_key};
+use crate::layout::{StoreRange, user_key};
 use crate::record::Record;
 
 /// Walks a range in steps that are bounded in number and, by what the last step has shown, in bytes: a step of large
 /// values would otherwise fill the memory.
 pub(crate) struct Scan<'a> {
     view: &'a dyn KvView,
-    range: UserRange,
+    range: StoreRange,
     direction: Direction,
     step: usize,
     /// How many pairs the caller may still ask for.
@@ -26,7 +26,7 @@ impl<'a> Scan<'a> {
     const STEP_BYTES: usize = 256 * 1024;
 
     /// A walk of at most `wanted` pairs.
-    pub(crate) fn new(view: &'a dyn KvView, range: UserRange, direction: Direction, wanted: usize) -> Self {
+    pub(crate) fn new(view: &'a dyn KvView, range: StoreRange, direction: Direction, wanted: usize) -> Self {
         let ended = range.behind(None, direction).is_empty();
         let pending = Vec::new().into_iter();
         Self { view, range, direction, step: Self::FIRST_STEP, wanted, pending, last: None, ended }

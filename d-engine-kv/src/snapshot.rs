@@ -1,8 +1,9 @@
-//! Portable snapshots: the user records as the store holds them, in core's block format, equal on every backend.
+//! Portable snapshots: leases, sessions and records as the store holds them, in core's block format, equal on every backend.
 //!
 //! Last applied entry and revision stand in the header, the number of keys is counted; so the bookkeeping record itself
-//! is not among the records. Keys keep their store prefix, which leaves room for records of other kinds.
+//! is not among the records. Keys keep their store prefix, which says of what kind a record is.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -17,9 +18,10 @@ use d_engine_core::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::layout::{Bookkeeping, UserRange, is_user_key};
+use crate::layout::{BOOKKEEPING_KEY, Bookkeeping, StoreRange, is_user_key};
 use crate::record::Record;
 use crate::scan::Scan;
+use crate::tables::Tables;
 
 /// Name of the file that a snapshot is, in the directory that it is written into.
 pub const SNAPSHOT_FILE: &str = "snapshot.bin";
@@ -33,12 +35,18 @@ pub(crate) fn write(view: &dyn KvView, book: &Bookkeeping, dir: &Path) -> Result
     let file = File::create(&unfinished).map_err(|source| Error::io(doing("creating"), source))?;
     let header = SnapshotHeader::new(book.last_applied, book.revision);
     let mut writer = SnapshotWriter::new(ChecksumWriter::new(BufWriter::new(file)), header)?;
-    let mut scan = Scan::new(view, UserRange::all(), Direction::Forward, usize::MAX);
-    while let Some((key, value)) = scan.next_pair()? {
-        writer.push(&key, &value)?;
+    let mut keys = 0;
+    for range in [StoreRange::internal(), StoreRange::users()] {
+        let mut scan = Scan::new(view, range, Direction::Forward, usize::MAX);
+        while let Some((key, value)) = scan.next_pair()? {
+            if key != BOOKKEEPING_KEY {
+                keys += u64::from(is_user_key(&key));
+                writer.push(&key, &value)?;
+            }
+        }
     }
-    let (output, footer) = writer.finish()?;
-    book.expect_keys(footer.records)?;
+    let (output, _) = writer.finish()?;
+    book.expect_keys(keys)?;
     let (output, checksum) = output.finish();
     let file = output.into_inner().map_err(|error| Error::io(doing("writing"), error.into_error()))?;
     file.sync_all().map_err(|source| Error::io(doing("syncing"), source))?;
@@ -76,10 +84,9 @@ impl Verified {
         let mut input = ChecksumReader { input: file, digest: Sha256::new() };
         let mut reader = SnapshotReader::new(&mut input)?;
         let header = reader.header();
-        let mut keys = 0;
+        let mut content = Content::default();
         while let Some((key, value)) = reader.next_record()? {
-            check_record(&key, value)?;
-            keys += 1;
+            content.take_in(&key, value)?;
         }
         let ChecksumReader { input: file, digest } = input;
         if digest.finalize()[..] != *metadata.checksum.as_ref() {
@@ -91,7 +98,8 @@ impl Verified {
                 header.last_included, metadata.last_included
             )));
         }
-        let book = Bookkeeping { last_applied: header.last_included, revision: header.revision, keys };
+        content.check()?;
+        let book = Bookkeeping { last_applied: header.last_included, revision: header.revision, keys: content.keys };
         Ok(Self { file, book })
     }
 
@@ -102,18 +110,66 @@ impl Verified {
         // Copied, because a store may keep them for long, and they share the memory of a whole block.
         let copied = |(key, value): (Bytes, Bytes)| (Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value));
         let records = reader.map(|record| record.map(copied));
-        // The bookkeeping key is below every user key. A machine in its initial state has no bookkeeping record.
-        let book = (self.book != Bookkeeping::default()).then(|| Ok(self.book.to_pair()));
-        store.replace_all(&mut book.into_iter().chain(records))?;
+        // A machine in its initial state has no bookkeeping record.
+        let book = (self.book != Bookkeeping::default()).then(|| self.book.to_pair());
+        store.replace_all(&mut WithBook { book, records: records.peekable() })?;
         Ok(self.book)
     }
 }
 
-fn check_record(key: &[u8], value: Bytes) -> Result<()> {
-    if !is_user_key(key) {
-        return Err(Error::unsupported("a snapshot with records of an unknown kind; a newer version wrote it"));
+/// The records of a snapshot with the bookkeeping record in its place among them.
+struct WithBook<I: Iterator<Item = Result<(Bytes, Bytes)>>> {
+    book: Option<(Bytes, Bytes)>,
+    records: std::iter::Peekable<I>,
+}
+
+impl<I: Iterator<Item = Result<(Bytes, Bytes)>>> Iterator for WithBook<I> {
+    type Item = Result<(Bytes, Bytes)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let is_books_turn = match self.records.peek() {
+            Some(Ok((key, _))) => *key > BOOKKEEPING_KEY,
+            Some(Err(_)) => false,
+            None => true,
+        };
+        if is_books_turn && let Some(book) = self.book.take() {
+            return Some(Ok(book));
+        }
+        self.records.next()
     }
-    Record::decode(value).map(|_| ())
+}
+
+/// What has been read of a snapshot, as far as its parts must fit each other.
+#[derive(Default)]
+struct Content {
+    tables: Tables,
+    keys: u64,
+    /// Keys with a lease, by lease.
+    leased: BTreeMap<u64, u64>,
+}
+
+impl Content {
+    fn take_in(&mut self, key: &[u8], value: Bytes) -> Result<()> {
+        if !is_user_key(key) {
+            return self.tables.take_in(key, &value);
+        }
+        let record = Record::decode(value)?;
+        self.keys += 1;
+        if record.lease != 0 {
+            *self.leased.entry(record.lease).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    /// That records and leases agree, and results and sessions.
+    fn check(&self) -> Result<()> {
+        self.tables.loaded()?;
+        let counted = self.tables.leases.iter().filter(|(_, lease)| lease.keys > 0).map(|(id, lease)| (id, lease.keys));
+        if counted.eq(self.leased.iter().map(|(id, keys)| (*id, *keys))) {
+            return Ok(());
+        }
+        Err(Error::corrupt("a snapshot of the key-value state: its keys and its leases do not agree"))
+    }
 }
 
 /// Passes reads on and computes the checksum of every byte.

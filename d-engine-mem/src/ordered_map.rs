@@ -6,11 +6,15 @@
 //!
 //! The map knows nothing of locks or durability.
 
+mod leaf;
+
 use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use d_engine_core::{Direction, Error, KeyRange, KvView, Result, WriteBatch, WriteOp};
+
+use leaf::{Leaf, Pair};
 
 /// Pairs that a chunk holds before it is split. Small in unit tests, so that short inputs split and merge.
 const CHUNK_MAX: usize = if cfg!(test) { 8 } else { 256 };
@@ -19,19 +23,47 @@ const CHUNK_FILL: usize = CHUNK_MAX * 3 / 4;
 /// A chunk smaller than this is merged into a neighbour if one has room.
 const CHUNK_MIN: usize = CHUNK_MAX / 4;
 
-type Pair = (Bytes, Bytes);
-
-/// Never without pairs; `first` is the first pair's key, kept here so that a search need not visit the chunk.
+/// Never without pairs; `first` is the first pair's key, kept here so that a search need not visit the chunk, and `head` its
+/// beginning, so that a search need not visit the key either.
 #[derive(Debug, Clone)]
 struct Chunk {
+    head: u128,
     first: Bytes,
-    pairs: Arc<Vec<Pair>>,
+    leaf: Arc<Leaf>,
 }
 
 impl Chunk {
     fn new(pairs: Vec<Pair>) -> Self {
         debug_assert!(!pairs.is_empty(), "a chunk is never empty");
-        Self { first: pairs[0].0.clone(), pairs: Arc::new(pairs) }
+        let first = pairs[0].0.clone();
+        Self { head: head(&first), first, leaf: Arc::new(Leaf::new(pairs)) }
+    }
+
+    fn pairs(&self) -> &[Pair] {
+        self.leaf.pairs()
+    }
+
+    fn begin_at(&mut self, first: Bytes) {
+        self.head = head(&first);
+        self.first = first;
+    }
+
+    /// Whether it begins at or before `key`, whose head is given.
+    fn begins_by(&self, head: u128, key: &[u8]) -> bool {
+        self.head < head || (self.head == head && self.first[..] <= *key)
+    }
+}
+
+/// The first sixteen bytes as a number; zeros where there are fewer. Of two keys with different heads the one with the lesser
+/// head is the lesser; equal heads say nothing.
+fn head(key: &[u8]) -> u128 {
+    match key.first_chunk::<16>() {
+        Some(bytes) => u128::from_be_bytes(*bytes),
+        None => {
+            let mut padded = [0; 16];
+            padded[..key.len()].copy_from_slice(key);
+            u128::from_be_bytes(padded)
+        }
     }
 }
 
@@ -63,7 +95,7 @@ impl OrderedMap {
             if filling.len() == CHUNK_FILL {
                 chunks.push(Chunk::new(std::mem::replace(&mut filling, Vec::with_capacity(CHUNK_FILL))));
             }
-            let before = filling.last().or_else(|| chunks.last().and_then(|chunk| chunk.pairs.last()));
+            let before = filling.last().or_else(|| chunks.last().and_then(|chunk| chunk.pairs().last()));
             if before.is_some_and(|(key, _)| *key >= pair.0) {
                 return Err(Error::invalid(format!("record {len} of a sorted load is not above the record before it")));
             }
@@ -89,8 +121,8 @@ impl OrderedMap {
     /// The value of `key`.
     pub fn get(&self, key: &[u8]) -> Option<&Bytes> {
         let chunk = self.chunks.get(self.chunk_of(key))?;
-        let at = search(&chunk.pairs, key).ok()?;
-        Some(&chunk.pairs[at].1)
+        let at = chunk.leaf.search(key).ok()?;
+        Some(&chunk.pairs()[at].1)
     }
 
     /// Sets `key` and returns the value it had.
@@ -102,19 +134,21 @@ impl OrderedMap {
             self.len = 1;
             return None;
         };
-        let pairs = Arc::make_mut(&mut chunk.pairs);
-        match search(pairs, &key) {
-            Ok(at) => Some(std::mem::replace(&mut pairs[at].1, value)),
+        let found = chunk.leaf.search(&key);
+        if found == Err(0) {
+            chunk.begin_at(key.clone());
+        }
+        let leaf = Arc::make_mut(&mut chunk.leaf);
+        match found {
+            Ok(at) => Some(leaf.replace(at, value)),
             Err(at) => {
-                if at == 0 {
-                    chunk.first = key.clone();
-                }
-                pairs.insert(at, (key, value));
+                leaf.insert(at, key, value);
                 self.len += 1;
-                if pairs.len() > CHUNK_MAX {
+                let len = leaf.pairs().len();
+                if len > CHUNK_MAX {
                     // Keys that only grow leave full chunks behind instead of half empty ones.
-                    let appended = at + 1 == pairs.len();
-                    let right = pairs.split_off(if appended { at } else { CHUNK_MAX / 2 });
+                    let appended = at + 1 == len;
+                    let right = leaf.split_off(if appended { at } else { CHUNK_MAX / 2 });
                     chunks.insert(slot + 1, Chunk::new(right));
                 }
                 None
@@ -126,22 +160,23 @@ impl OrderedMap {
     pub fn remove(&mut self, key: &[u8]) -> Option<Bytes> {
         let slot = self.chunk_of(key);
         // Looked up first: removing a key that is not there copies nothing.
-        let at = search(&self.chunks.get(slot)?.pairs, key).ok()?;
+        let at = self.chunks.get(slot)?.leaf.search(key).ok()?;
         let chunks = Arc::make_mut(&mut self.chunks);
         let chunk = &mut chunks[slot];
-        let pairs = Arc::make_mut(&mut chunk.pairs);
-        let (_, value) = pairs.remove(at);
+        let leaf = Arc::make_mut(&mut chunk.leaf);
+        let (_, value) = leaf.remove(at);
+        let len = leaf.pairs().len();
         self.len -= 1;
-        match pairs.first() {
-            None => {
-                chunks.remove(slot);
-            }
-            Some((first, _)) => {
-                chunk.first = first.clone();
-                if pairs.len() < CHUNK_MIN {
-                    maybe_merge(chunks, slot);
-                }
-            }
+        if at == 0
+            && let Some((first, _)) = leaf.pairs().first()
+        {
+            let first = first.clone();
+            chunk.begin_at(first);
+        }
+        if len == 0 {
+            chunks.remove(slot);
+        } else if len < CHUNK_MIN {
+            maybe_merge(chunks, slot);
         }
         Some(value)
     }
@@ -186,13 +221,14 @@ impl OrderedMap {
 
     /// The chunk that holds `key`, or would: the last one that begins at or before it, else the first.
     fn chunk_of(&self, key: &[u8]) -> usize {
-        self.chunks.partition_point(|chunk| chunk.first[..] <= *key).saturating_sub(1)
+        let head = head(key);
+        self.chunks.partition_point(|chunk| chunk.begins_by(head, key)).saturating_sub(1)
     }
 
     /// The position of the first pair whose key is not `before`, which holds for a leading part of the keys only.
     fn position(&self, before: impl Fn(&[u8]) -> bool) -> Position {
         let chunk = self.chunks.partition_point(|chunk| before(&chunk.first)).saturating_sub(1);
-        let Some(pairs) = self.chunks.get(chunk).map(|chunk| &chunk.pairs) else {
+        let Some(pairs) = self.chunks.get(chunk).map(Chunk::pairs) else {
             return Position { chunk: 0, pair: 0 };
         };
         match pairs.partition_point(|(key, _)| before(key)) {
@@ -212,14 +248,11 @@ impl KvView for OrderedMap {
     }
 }
 
-fn search(pairs: &[Pair], key: &[u8]) -> Result<usize, usize> {
-    pairs.binary_search_by(|(candidate, _)| candidate[..].cmp(key))
-}
-
 /// Moves the pairs of a small chunk into a neighbour with room, so that removals do not leave crumbs behind.
 fn maybe_merge(chunks: &mut Vec<Chunk>, slot: usize) {
-    let fits =
-        |left: usize| left + 1 < chunks.len() && chunks[left].pairs.len() + chunks[left + 1].pairs.len() <= CHUNK_FILL;
+    let fits = |left: usize| {
+        left + 1 < chunks.len() && chunks[left].pairs().len() + chunks[left + 1].pairs().len() <= CHUNK_FILL
+    };
     let left = if fits(slot) {
         slot
     } else if slot > 0 && fits(slot - 1) {
@@ -228,7 +261,7 @@ fn maybe_merge(chunks: &mut Vec<Chunk>, slot: usize) {
         return;
     };
     let right = chunks.remove(left + 1);
-    Arc::make_mut(&mut chunks[left].pairs).extend(Arc::unwrap_or_clone(right.pairs));
+    Arc::make_mut(&mut chunks[left].leaf).append(Arc::unwrap_or_clone(right.leaf).into_pairs());
 }
 
 /// A place between two pairs: in front of the pair it names. `pair` lies within its chunk, or is 0 after the last one.
@@ -253,7 +286,7 @@ impl<'a> Iterator for Range<'a> {
         if self.front >= self.back {
             return None;
         }
-        let pairs = &self.chunks[self.front.chunk].pairs;
+        let pairs = self.chunks[self.front.chunk].pairs();
         let item = &pairs[self.front.pair];
         self.front.pair += 1;
         if self.front.pair == pairs.len() {
@@ -270,10 +303,10 @@ impl DoubleEndedIterator for Range<'_> {
         }
         if self.back.pair == 0 {
             self.back.chunk -= 1;
-            self.back.pair = self.chunks[self.back.chunk].pairs.len();
+            self.back.pair = self.chunks[self.back.chunk].pairs().len();
         }
         self.back.pair -= 1;
-        Some(&self.chunks[self.back.chunk].pairs[self.back.pair])
+        Some(&self.chunks[self.back.chunk].pairs()[self.back.pair])
     }
 }
 
@@ -326,10 +359,11 @@ mod tests {
     }
 
     fn check_shape(map: &OrderedMap) {
-        assert_eq!(map.len(), map.chunks.iter().map(|chunk| chunk.pairs.len()).sum::<usize>());
+        assert_eq!(map.len(), map.chunks.iter().map(|chunk| chunk.pairs().len()).sum::<usize>());
         for chunk in map.chunks.iter() {
-            assert!(!chunk.pairs.is_empty() && chunk.pairs.len() <= CHUNK_MAX);
-            assert_eq!(chunk.first, chunk.pairs[0].0);
+            assert!(!chunk.pairs().is_empty() && chunk.pairs().len() <= CHUNK_MAX);
+            assert_eq!(chunk.first, chunk.pairs()[0].0);
+            assert_eq!(chunk.head, head(&chunk.first));
         }
         let keys: Vec<_> = map.range(KeyRange::ALL).map(|(key, _)| key).collect();
         assert!(keys.windows(2).all(|pair| pair[0] < pair[1]), "keys ascend strictly");
@@ -419,7 +453,7 @@ mod tests {
         let mut map = OrderedMap::from_sorted((0..100u8).map(|n| Ok((Bytes::from(vec![n]), Bytes::new())))).unwrap();
         let view = map.clone();
         map.insert(Bytes::from_static(&[50]), Bytes::from_static(b"new"));
-        let shared = map.chunks.iter().zip(view.chunks.iter()).filter(|(a, b)| Arc::ptr_eq(&a.pairs, &b.pairs)).count();
+        let shared = map.chunks.iter().zip(view.chunks.iter()).filter(|(a, b)| Arc::ptr_eq(&a.leaf, &b.leaf)).count();
         assert_eq!(shared, map.chunks.len() - 1);
         assert_eq!(view.get(&[50]), Some(&Bytes::new()));
     }

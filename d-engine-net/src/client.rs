@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use d_engine_core::command::{KeySpan, KvRange};
 use d_engine_core::{KvAnswer, KvCommand, KvOutcome, KvQuery, KvRecord, LogId};
 use tokio::time::{Instant, sleep};
 
@@ -297,7 +298,9 @@ impl Client {
     /// Reads one page of a range of keys.
     pub async fn range(&self, range: Range) -> Result<Listed> {
         let Range { start, end, limit, reverse, keys_only, mode } = range;
-        let reply = self.read(KvQuery::Range { start, end, limit, reverse, keys_only }.encode(), mode).await?;
+        let mut range = KvRange::new(KeySpan::new(start, end));
+        (range.limit, range.reverse, range.keys_only) = (limit, reverse, keys_only);
+        let reply = self.read(KvQuery::Range(range).encode(), mode).await?;
         match decode_answer(&reply)? {
             KvAnswer::Range { records, more, revision } => {
                 Ok(Listed { records, more, index: reply.at.index, revision })

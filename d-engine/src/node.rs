@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use d_engine_core::command::{KeySpan, KvRange};
 use d_engine_core::{KvAnswer, KvCommand, KvOutcome, KvQuery, LogId};
 use d_engine_net::{
     ClientError, Deleted, Digest, Got, Listed, NodeStatus, Range, ReadMode, Reply, Result, Swapped, Written,
@@ -200,7 +201,9 @@ impl Node {
     /// As [`read`](Node::read).
     pub async fn range(&self, range: Range) -> Result<Listed> {
         let Range { start, end, limit, reverse, keys_only, mode } = range;
-        match self.answer(&KvQuery::Range { start, end, limit, reverse, keys_only }, mode).await? {
+        let mut range = KvRange::new(KeySpan::new(start, end));
+        (range.limit, range.reverse, range.keys_only) = (limit, reverse, keys_only);
+        match self.answer(&KvQuery::Range(range), mode).await? {
             (at, KvAnswer::Range { records, more, revision }) => Ok(Listed::new(records, more, at.index, revision)),
             (_, other) => Err(unexpected(&other)),
         }

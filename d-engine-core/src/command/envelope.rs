@@ -22,10 +22,16 @@ pub(super) fn begin(tag: u8, fields: usize) -> Vec<u8> {
     out
 }
 
-/// Reads the envelope and returns the tag; the reader stands before the fields.
-///
-/// No flag is known to version 1; bit 0 of a command's flags is reserved for a session header.
+/// Reads the envelope and returns the tag; the reader stands before the fields. No flag is known here; commands have one,
+/// see [`open_flagged`].
 pub(super) fn open<'a>(bytes: &'a [u8], subject: &'static str) -> Result<(u8, Reader<'a>)> {
+    let (flags, tag, reader) = open_flagged(bytes, subject, 0)?;
+    debug_assert_eq!(flags, 0, "no flag was allowed");
+    Ok((tag, reader))
+}
+
+/// [`open`] with flags, of which those in `known` may be set.
+pub(super) fn open_flagged<'a>(bytes: &'a [u8], subject: &'static str, known: u8) -> Result<(u8, u8, Reader<'a>)> {
     let mut reader = Reader::new(bytes, subject);
     let version = reader.u8()?;
     if version == 0 {
@@ -35,11 +41,11 @@ pub(super) fn open<'a>(bytes: &'a [u8], subject: &'static str) -> Result<(u8, Re
         return Err(Error::unsupported(format!("{subject} version {version}; this build reads version {VERSION}")));
     }
     let flags = reader.u8()?;
-    if flags != 0 {
+    if flags & !known != 0 {
         return Err(Error::unsupported(format!("{subject} with flags {flags:#04x}; a newer version wrote it")));
     }
     let tag = reader.u8()?;
-    Ok((tag, reader))
+    Ok((flags, tag, reader))
 }
 
 /// The error for a tag that this version does not know.
@@ -49,6 +55,15 @@ pub(super) fn unknown_tag(subject: &'static str, tag: u8) -> Error {
 
 pub(super) fn put_u64(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(&value.to_le_bytes());
+}
+
+pub(super) fn put_u32(out: &mut Vec<u8>, value: u32) {
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+/// The number of items in front of a list.
+pub(super) fn put_count(out: &mut Vec<u8>, items: usize) {
+    put_u32(out, u32::try_from(items).expect("a list of a command or answer is far below 4 G items"));
 }
 
 pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -85,4 +100,38 @@ pub(super) fn take_bool(reader: &mut Reader<'_>, subject: &'static str) -> Resul
         1 => Ok(true),
         other => Err(Error::corrupt(format!("{subject}: {other} where 0 or 1 must stand"))),
     }
+}
+
+/// The byte of options, of which those in `known` may be set.
+pub(super) fn take_options(reader: &mut Reader<'_>, subject: &'static str, known: u8) -> Result<u8> {
+    let options = reader.u8()?;
+    if options & !known != 0 {
+        return Err(Error::unsupported(format!("{subject} with options {options:#04x}; a newer version wrote it")));
+    }
+    Ok(options)
+}
+
+/// A list: a `u32` count and the items, each at least `item_len_min` bytes long. Nothing is allocated for a count that
+/// cannot be.
+pub(super) fn take_list<'a, T>(
+    reader: &mut Reader<'a>,
+    subject: &'static str,
+    item_len_min: usize,
+    mut item: impl FnMut(&mut Reader<'a>) -> Result<T>,
+) -> Result<Vec<T>> {
+    let count = reader.u32()? as usize;
+    let left = reader.rest().len();
+    if count > left / item_len_min {
+        return Err(Error::corrupt(format!("{subject}: {count} items cannot stand in {left} bytes")));
+    }
+    let mut items = Vec::with_capacity(count);
+    for _ in 0..count {
+        items.push(item(reader)?);
+    }
+    Ok(items)
+}
+
+/// Bits for truth values: `bits(&[(true, 1), (false, 2)])` is 1.
+pub(super) fn bits(options: &[(bool, u8)]) -> u8 {
+    options.iter().filter(|(set, _)| *set).fold(0, |bits, (_, bit)| bits | bit)
 }

@@ -3,10 +3,12 @@
 use bytes::Bytes;
 
 use super::envelope::{
-    LEN, begin, open, option_len, put_bytes, put_option, put_u64, take_bool, take_bytes, take_option, unknown_tag,
+    LEN, begin, open, put_bytes, put_count, put_u32, put_u64, take_bool, take_bytes, take_list, unknown_tag,
 };
+use super::record::{put_record, record_len, take_record};
+use super::{KvLease, KvRange, KvRecord};
+use crate::Result;
 use crate::codec::Reader;
-use crate::{Error, Result};
 
 /// A question, answered at one point in time by `StateMachine::read_at`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,22 +19,24 @@ pub enum KvQuery {
         /// Its key.
         key: Bytes,
     },
-    /// The records of a range of keys, a page at a time.
-    Range {
-        /// The first key; empty: from the first one of all.
-        start: Bytes,
-        /// The end, exclusive; `None`: to the last key.
-        end: Option<Bytes>,
-        /// At most so many records; 0: the server's page of 1,000. A page also ends, with `more` set, once its records
-        /// reach 1 MiB.
-        limit: u32,
-        /// From the last key down.
-        reverse: bool,
-        /// Leaves the values empty.
-        keys_only: bool,
-    },
+    /// The records of a range of keys, a page at a time, or their number.
+    Range(KvRange),
     /// The digest of the whole state.
     Digest,
+    /// One lease.
+    Lease {
+        /// Its id.
+        id: u64,
+        /// Whether its keys are asked for.
+        keys: bool,
+    },
+    /// The ids of leases in ascending order, a page at a time.
+    Leases {
+        /// The last id of the page before; 0 at first.
+        after: u64,
+        /// At most so many; 0: the server's page of 1,000.
+        limit: u32,
+    },
 }
 
 /// The answer to a [`KvQuery`]; `revision` is the store's at the point in time of the answer.
@@ -64,37 +68,29 @@ pub enum KvAnswer {
         /// The store's revision.
         revision: u64,
     },
-}
-
-/// One key with its value and history.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct KvRecord {
-    /// The key.
-    pub key: Bytes,
-    /// Its value; empty in an answer with `keys_only`.
-    pub value: Bytes,
-    /// The store's revision when the key was created.
-    pub create_revision: u64,
-    /// The store's revision when the key was last changed.
-    pub mod_revision: u64,
-    /// How often the key was set since it was created; the first time is 1.
-    pub version: u64,
-    /// The lease that the key belongs to; 0: none.
-    pub lease: u64,
-}
-
-impl KvRecord {
-    /// A record without a lease; set the field for one.
-    pub fn new(
-        key: impl Into<Bytes>,
-        value: impl Into<Bytes>,
-        create_revision: u64,
-        mod_revision: u64,
-        version: u64,
-    ) -> Self {
-        Self { key: key.into(), value: value.into(), create_revision, mod_revision, version, lease: 0 }
-    }
+    /// To [`KvQuery::Range`] with `count_only`.
+    Count {
+        /// How many keys there are in the range.
+        count: u64,
+        /// The store's revision.
+        revision: u64,
+    },
+    /// To [`KvQuery::Lease`].
+    Lease {
+        /// The lease, if it exists.
+        lease: Option<KvLease>,
+        /// The store's revision.
+        revision: u64,
+    },
+    /// To [`KvQuery::Leases`].
+    Leases {
+        /// The ids.
+        ids: Vec<u64>,
+        /// Whether there are further ones behind the last.
+        more: bool,
+        /// The store's revision.
+        revision: u64,
+    },
 }
 
 const QUERY: &str = "key-value query";
@@ -102,14 +98,15 @@ const ANSWER: &str = "key-value answer";
 const GET: u8 = 1;
 const RANGE: u8 = 2;
 const DIGEST: u8 = 3;
-
-const REVERSE: u8 = 1;
-const KEYS_ONLY: u8 = 1 << 1;
+const LEASE: u8 = 4;
+const LEASES: u8 = 5;
+const COUNT: u8 = 6;
 
 impl KvQuery {
     /// Versioned bytes: the envelope of a command (see [`KvCommand::encode`](super::KvCommand::encode)) with the fields
-    /// `key` (get, tag 1), `start end? limit u32 options u8` (range, tag 2; option bit 0 is reverse, bit 1 keys only), or
-    /// none (digest, tag 3).
+    /// `key` (get, tag 1), `start end? limit u32 options u8 after` (range, tag 2; option bit 0 is reverse, bit 1 keys only,
+    /// bit 2 count only, bit 3 says that `after` is there), none (digest, tag 3), `id u64 keys u8` (lease, tag 4) or
+    /// `after u64 limit u32` (leases, tag 5).
     pub fn encode(&self) -> Bytes {
         match self {
             Self::Get { key } => {
@@ -117,17 +114,24 @@ impl KvQuery {
                 put_bytes(&mut out, key);
                 out.into()
             }
-            Self::Range { start, end, limit, reverse, keys_only } => {
-                let mut out = begin(RANGE, LEN + start.len() + option_len(end.as_ref()) + 4 + 1);
-                put_bytes(&mut out, start);
-                put_option(&mut out, end.as_ref());
-                out.extend_from_slice(&limit.to_le_bytes());
-                let reverse = if *reverse { REVERSE } else { 0 };
-                let keys_only = if *keys_only { KEYS_ONLY } else { 0 };
-                out.push(reverse | keys_only);
+            Self::Range(range) => {
+                let mut out = begin(RANGE, range.encoded_len());
+                range.encode_into(&mut out);
                 out.into()
             }
             Self::Digest => begin(DIGEST, 0).into(),
+            Self::Lease { id, keys } => {
+                let mut out = begin(LEASE, 9);
+                put_u64(&mut out, *id);
+                out.push(u8::from(*keys));
+                out.into()
+            }
+            Self::Leases { after, limit } => {
+                let mut out = begin(LEASES, 12);
+                put_u64(&mut out, *after);
+                put_u32(&mut out, *limit);
+                out.into()
+            }
         }
     }
 
@@ -147,19 +151,10 @@ impl KvQuery {
         let (tag, mut reader) = open(&bytes, QUERY)?;
         let query = match tag {
             GET => Self::Get { key: take_bytes(&bytes, &mut reader)? },
-            RANGE => {
-                let start = take_bytes(&bytes, &mut reader)?;
-                let end = take_option(&bytes, &mut reader, QUERY)?;
-                let limit = reader.u32()?;
-                let options = reader.u8()?;
-                if options & !(REVERSE | KEYS_ONLY) != 0 {
-                    return Err(Error::unsupported(format!(
-                        "{QUERY} with options {options:#04x}; a newer version wrote it"
-                    )));
-                }
-                Self::Range { start, end, limit, reverse: options & REVERSE != 0, keys_only: options & KEYS_ONLY != 0 }
-            }
+            RANGE => Self::Range(KvRange::decode_from(&bytes, &mut reader, QUERY)?),
             DIGEST => Self::Digest,
+            LEASE => Self::Lease { id: reader.u64()?, keys: take_bool(&mut reader, QUERY)? },
+            LEASES => Self::Leases { after: reader.u64()?, limit: reader.u32()? },
             other => return Err(unknown_tag(QUERY, other)),
         };
         reader.finish()?;
@@ -169,28 +164,24 @@ impl KvQuery {
 
 impl KvAnswer {
     /// Versioned bytes: the envelope of a command (see [`KvCommand::encode`](super::KvCommand::encode)) with `revision u64
-    /// present u8 record?` (get, tag 1), `revision u64 more u8 count u32 records` (range, tag 2) or `revision u64 keys u64
-    /// digest` (digest, tag 3). A record is `key value create u64 mod u64 version u64 lease u64`.
+    /// present u8 record?` (get, tag 1), `revision u64 more u8 count u32 records` (range, tag 2), `revision u64 keys u64
+    /// digest` (digest, tag 3), `revision u64 present u8 lease?` (lease, tag 4), `revision u64 more u8 count u32 ids` (leases,
+    /// tag 5) or `revision u64 count u64` (count, tag 6). A record is `key value create u64 mod u64 version u64 lease u64`, a
+    /// lease `id u64 ttl u64 remaining u64 renewals u64 keys u64 count u32 keys`.
     pub fn encode(&self) -> Bytes {
         match self {
             Self::Get { record, revision } => {
-                let mut out = begin(GET, 8 + 1 + record.as_ref().map_or(0, KvRecord::encoded_len));
+                let mut out = begin(GET, 8 + record_len(record.as_ref()));
                 put_u64(&mut out, *revision);
-                out.push(u8::from(record.is_some()));
-                if let Some(record) = record {
-                    record.encode_into(&mut out);
-                }
+                put_record(&mut out, record.as_ref());
                 out.into()
             }
             Self::Range { records, more, revision } => {
                 let mut out = begin(RANGE, 8 + 1 + 4 + records.iter().map(KvRecord::encoded_len).sum::<usize>());
                 put_u64(&mut out, *revision);
                 out.push(u8::from(*more));
-                let count = u32::try_from(records.len()).expect("a page has at most as many records as its u32 limit");
-                out.extend_from_slice(&count.to_le_bytes());
-                for record in records {
-                    record.encode_into(&mut out);
-                }
+                put_count(&mut out, records.len());
+                records.iter().for_each(|record| record.encode_into(&mut out));
                 out.into()
             }
             Self::Digest { digest, keys, revision } => {
@@ -198,6 +189,29 @@ impl KvAnswer {
                 put_u64(&mut out, *revision);
                 put_u64(&mut out, *keys);
                 out.extend_from_slice(digest);
+                out.into()
+            }
+            Self::Count { count, revision } => {
+                let mut out = begin(COUNT, 16);
+                put_u64(&mut out, *revision);
+                put_u64(&mut out, *count);
+                out.into()
+            }
+            Self::Lease { lease, revision } => {
+                let mut out = begin(LEASE, 8 + 1 + 5 * 8 + LEN);
+                put_u64(&mut out, *revision);
+                out.push(u8::from(lease.is_some()));
+                if let Some(lease) = lease {
+                    lease.encode_into(&mut out);
+                }
+                out.into()
+            }
+            Self::Leases { ids, more, revision } => {
+                let mut out = begin(LEASES, 8 + 1 + LEN + 8 * ids.len());
+                put_u64(&mut out, *revision);
+                out.push(u8::from(*more));
+                put_count(&mut out, ids.len());
+                ids.iter().for_each(|id| put_u64(&mut out, *id));
                 out.into()
             }
         }
@@ -220,14 +234,13 @@ impl KvAnswer {
         let answer = match tag {
             GET => {
                 let revision = reader.u64()?;
-                let present = take_bool(&mut reader, ANSWER)?;
-                let record = if present { Some(KvRecord::decode_from(&bytes, &mut reader)?) } else { None };
-                Self::Get { record, revision }
+                Self::Get { record: take_record(&bytes, &mut reader, ANSWER)?, revision }
             }
             RANGE => {
                 let revision = reader.u64()?;
                 let more = take_bool(&mut reader, ANSWER)?;
-                Self::Range { records: decode_records(&bytes, &mut reader)?, more, revision }
+                let record = |reader: &mut Reader<'_>| KvRecord::decode_from(&bytes, reader);
+                Self::Range { records: take_list(&mut reader, ANSWER, KvRecord::LEN_MIN, record)?, more, revision }
             }
             DIGEST => {
                 let revision = reader.u64()?;
@@ -236,49 +249,25 @@ impl KvAnswer {
                 digest.copy_from_slice(reader.take(32)?);
                 Self::Digest { digest, keys, revision }
             }
+            COUNT => {
+                let revision = reader.u64()?;
+                Self::Count { count: reader.u64()?, revision }
+            }
+            LEASE => {
+                let revision = reader.u64()?;
+                let present = take_bool(&mut reader, ANSWER)?;
+                let lease = if present { Some(KvLease::decode_from(&bytes, &mut reader, ANSWER)?) } else { None };
+                Self::Lease { lease, revision }
+            }
+            LEASES => {
+                let revision = reader.u64()?;
+                let more = take_bool(&mut reader, ANSWER)?;
+                Self::Leases { ids: take_list(&mut reader, ANSWER, 8, Reader::u64)?, more, revision }
+            }
             other => return Err(unknown_tag(ANSWER, other)),
         };
         reader.finish()?;
         Ok(answer)
-    }
-}
-
-fn decode_records(source: &Bytes, reader: &mut Reader<'_>) -> Result<Vec<KvRecord>> {
-    let count = reader.u32()? as usize;
-    if count > reader.rest().len() / KvRecord::MIN_ENCODED_LEN {
-        return Err(Error::corrupt(format!("{ANSWER}: {count} records cannot stand in {} bytes", reader.rest().len())));
-    }
-    let mut records = Vec::with_capacity(count);
-    for _ in 0..count {
-        records.push(KvRecord::decode_from(source, reader)?);
-    }
-    Ok(records)
-}
-
-impl KvRecord {
-    const MIN_ENCODED_LEN: usize = 2 * LEN + 4 * 8;
-
-    fn encoded_len(&self) -> usize {
-        Self::MIN_ENCODED_LEN + self.key.len() + self.value.len()
-    }
-
-    fn encode_into(&self, out: &mut Vec<u8>) {
-        put_bytes(out, &self.key);
-        put_bytes(out, &self.value);
-        for number in [self.create_revision, self.mod_revision, self.version, self.lease] {
-            put_u64(out, number);
-        }
-    }
-
-    fn decode_from(source: &Bytes, reader: &mut Reader<'_>) -> Result<Self> {
-        Ok(Self {
-            key: take_bytes(source, reader)?,
-            value: take_bytes(source, reader)?,
-            create_revision: reader.u64()?,
-            mod_revision: reader.u64()?,
-            version: reader.u64()?,
-            lease: reader.u64()?,
-        })
     }
 }
 
@@ -289,6 +278,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Error;
+    use crate::command::KeySpan;
 
     fn bytes() -> impl Strategy<Value = Bytes> {
         vec(any::<u8>(), 0..20).prop_map(Bytes::from)
@@ -304,10 +295,15 @@ mod tests {
     fn query() -> impl Strategy<Value = KvQuery> {
         prop_oneof![
             bytes().prop_map(|key| KvQuery::Get { key }),
-            (bytes(), option::of(bytes()), any::<(u32, bool, bool)>()).prop_map(
-                |(start, end, (limit, reverse, keys_only))| KvQuery::Range { start, end, limit, reverse, keys_only }
+            (bytes(), option::of(bytes()), option::of(bytes()), any::<(u32, bool, bool, bool)>()).prop_map(
+                |(start, end, after, (limit, reverse, keys_only, count_only))| {
+                    let span = KeySpan::new(start, end);
+                    KvQuery::Range(KvRange { span, after, limit, reverse, keys_only, count_only })
+                }
             ),
             Just(KvQuery::Digest),
+            any::<(u64, bool)>().prop_map(|(id, keys)| KvQuery::Lease { id, keys }),
+            any::<(u64, u32)>().prop_map(|(after, limit)| KvQuery::Leases { after, limit }),
         ]
     }
 
@@ -324,6 +320,20 @@ mod tests {
                 keys,
                 revision
             }),
+            any::<(u64, u64)>().prop_map(|(count, revision)| KvAnswer::Count { count, revision }),
+            (option::of((any::<[u64; 5]>(), vec(bytes(), 0..3))), any::<u64>()).prop_map(|(lease, revision)| {
+                let lease = lease.map(|([id, ttl, remaining, renewals, key_count], keys)| KvLease {
+                    keys,
+                    key_count,
+                    ..KvLease::new(id, ttl, remaining, renewals)
+                });
+                KvAnswer::Lease { lease, revision }
+            }),
+            (vec(any::<u64>(), 0..4), any::<(bool, u64)>()).prop_map(|(ids, (more, revision))| KvAnswer::Leases {
+                ids,
+                more,
+                revision
+            }),
         ]
     }
 
@@ -331,13 +341,15 @@ mod tests {
     fn query_bytes_of_version_1_stay_readable() {
         let start = Bytes::from_static(b"a");
         let end = Some(Bytes::from_static(b"b"));
-        let golden: [(KvQuery, &[u8]); 3] = [
-            (KvQuery::Get { key: start.clone() }, b"\x01\x00\x01\x01\x00\x00\x00a"),
-            (
-                KvQuery::Range { start, end, limit: 7, reverse: false, keys_only: true },
-                b"\x01\x00\x02\x01\x00\x00\x00a\x01\x01\x00\x00\x00b\x07\x00\x00\x00\x02",
-            ),
+        let range = KvRange { limit: 7, keys_only: true, ..KvRange::new(KeySpan::new(start.clone(), end)) };
+        let page = KvRange { after: Some(start.clone()), count_only: true, reverse: true, ..KvRange::default() };
+        let golden: [(KvQuery, &[u8]); 6] = [
+            (KvQuery::Get { key: start }, b"\x01\x00\x01\x01\x00\x00\x00a"),
+            (KvQuery::Range(range), b"\x01\x00\x02\x01\x00\x00\x00a\x01\x01\x00\x00\x00b\x07\x00\x00\x00\x02"),
             (KvQuery::Digest, b"\x01\x00\x03"),
+            (KvQuery::Range(page), b"\x01\x00\x02\x00\x00\x00\x00\x00\x00\x00\x00\x00\x0d\x01\x00\x00\x00a"),
+            (KvQuery::Lease { id: 5, keys: true }, b"\x01\x00\x04\x05\x00\x00\x00\x00\x00\x00\x00\x01"),
+            (KvQuery::Leases { after: 5, limit: 6 }, b"\x01\x00\x05\x05\x00\x00\x00\x00\x00\x00\x00\x06\x00\x00\x00"),
         ];
         for (query, bytes) in golden {
             assert_eq!(query.encode(), bytes);
@@ -353,6 +365,12 @@ mod tests {
             record_bytes.extend_from_slice(&[number, 0, 0, 0, 0, 0, 0, 0]);
         }
         let revision = [9u8, 0, 0, 0, 0, 0, 0, 0];
+        let lease = KvLease::new(1, 2, 3, 4);
+        let mut lease_bytes = Vec::new();
+        for number in [1u8, 2, 3, 4, 9] {
+            lease_bytes.extend_from_slice(&[number, 0, 0, 0, 0, 0, 0, 0]);
+        }
+        lease_bytes.extend_from_slice(b"\x01\x00\x00\x00\x01\x00\x00\x00k");
         let golden = [
             (
                 KvAnswer::Get { record: Some(record.clone()), revision: 9 },
@@ -367,6 +385,15 @@ mod tests {
                 KvAnswer::Digest { digest: [5; 32], keys: 2, revision: 9 },
                 [&[1, 0, 3][..], &revision, &[2, 0, 0, 0, 0, 0, 0, 0], &[5; 32]].concat(),
             ),
+            (
+                KvAnswer::Lease { lease: Some(KvLease { keys: vec!["k".into()], key_count: 9, ..lease }), revision: 9 },
+                [&[1, 0, 4][..], &revision, &[1], &lease_bytes].concat(),
+            ),
+            (
+                KvAnswer::Leases { ids: vec![9], more: true, revision: 9 },
+                [&[1, 0, 5][..], &revision, &[1, 1, 0, 0, 0], &revision].concat(),
+            ),
+            (KvAnswer::Count { count: 9, revision: 9 }, [&[1, 0, 6][..], &revision, &revision].concat()),
         ];
         for (answer, bytes) in golden {
             assert_eq!(answer.encode(), bytes);
@@ -385,9 +412,9 @@ mod tests {
 
     #[test]
     fn unknown_options_of_a_query_are_unsupported() {
-        let range = KvQuery::Range { start: Bytes::new(), end: None, limit: 0, reverse: true, keys_only: false };
+        let range = KvQuery::Range(KvRange { reverse: true, ..KvRange::default() });
         let mut bytes = range.encode().to_vec();
-        *bytes.last_mut().unwrap() |= 4;
+        *bytes.last_mut().unwrap() |= 16;
         assert!(matches!(KvQuery::decode(&bytes), Err(Error::Unsupported { .. })));
     }
 
@@ -403,7 +430,7 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_bytes_never_panic(tag in 0u8..5, tail in vec(any::<u8>(), 0..128), raw in vec(any::<u8>(), 0..64)) {
+        fn arbitrary_bytes_never_panic(tag in 0u8..8, tail in vec(any::<u8>(), 0..128), raw in vec(any::<u8>(), 0..64)) {
             let mut framed = std::vec![1, 0, tag];
             framed.extend_from_slice(&tail);
             if let Ok(query) = KvQuery::decode(&framed) {

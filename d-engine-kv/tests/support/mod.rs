@@ -1,10 +1,13 @@
 //! Short forms for commands and calls, and stores that record or fail.
 
+pub(crate) mod model;
+
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use d_engine_core::command::{KeySpan, KvRange};
 use d_engine_core::{
     ApplyResult, Direction, Entry, EntryKind, Error, KeyRange, KvAnswer, KvCommand, KvOutcome, KvQuery, KvStore,
     KvView, LogId, Result, StateMachine, WriteBatch,
@@ -78,8 +81,9 @@ pub(crate) fn value(machine: &KvStateMachine, key: &str) -> Option<String> {
 }
 
 pub(crate) fn range(machine: &KvStateMachine, start: &str, end: Option<&str>, limit: u32, reverse: bool) -> KvAnswer {
-    let query = KvQuery::Range { start: bytes(start), end: end.map(bytes), limit, reverse, keys_only: false };
-    KvAnswer::decode(&machine.read_at(query.encode()).unwrap().0).unwrap()
+    let mut query = KvRange::new(KeySpan::new(bytes(start), end.map(bytes)));
+    (query.limit, query.reverse) = (limit, reverse);
+    KvAnswer::decode(&machine.read_at(KvQuery::Range(query).encode()).unwrap().0).unwrap()
 }
 
 pub(crate) fn digest(machine: &KvStateMachine) -> [u8; 32] {

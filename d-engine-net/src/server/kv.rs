@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use d_engine_core::command::{KeySpan, KvRange};
 use d_engine_core::{KvAnswer, KvCommand, KvOutcome, KvQuery, LogId};
 use tonic::{Request, Response, Status};
 
@@ -124,7 +125,9 @@ impl v1::kv_server::Kv for KvService {
 
     async fn range(&self, request: Request<v1::RangeRequest>) -> Result<Response<v1::RangeResponse>, Status> {
         let v1::RangeRequest { start, end, limit, reverse, keys_only, mode } = request.into_inner();
-        let query = KvQuery::Range { start, end, limit, reverse, keys_only };
+        let mut query = KvRange::new(KeySpan::new(start, end));
+        (query.limit, query.reverse, query.keys_only) = (limit, reverse, keys_only);
+        let query = KvQuery::Range(query);
         respond(self.ask(query, mode).await.and_then(|(id, answer)| match answer {
             KvAnswer::Range { records, more, revision } => {
                 let records = records.into_iter().map(record_to_wire).collect();

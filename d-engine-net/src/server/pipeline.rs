@@ -19,7 +19,7 @@ use crate::generated::v1;
 use crate::generated::v1::request::Op;
 use crate::generated::v1::response::Result as Outcome;
 use crate::{COMMAND_LEN_MAX, ClientError, FRAME_LEN_TARGET, NodeService, Reason, Result};
-use d_engine_core::KvCommand;
+use d_engine_core::KvRequest;
 
 /// Requests of one stream that are not answered yet, at most; beyond, they are refused as busy.
 const UNANSWERED_MAX: usize = 1 << 15;
@@ -197,9 +197,9 @@ fn check_command(service: &dyn NodeService, propose: &v1::Propose) -> Result<()>
     let value_len_max = service.max_value_len();
     // A command that is shorter than a value may be holds none that is too long: most are not looked into.
     if propose.key_value && len > value_len_max {
-        let command = KvCommand::decode_bytes(propose.command.clone())
+        let request = KvRequest::decode_bytes(propose.command.clone())
             .map_err(|error| ClientError::malformed(error.to_string()))?;
-        command.check(value_len_max)?;
+        request.command.check(value_len_max)?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use d_engine_core::command::{KeySpan, KvRange};
 use d_engine_core::{KvAnswer, KvCommand, KvOutcome, KvQuery, KvRecord, KvReject, LogId};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot, watch};
@@ -101,7 +102,7 @@ impl NodeService for FakeNode {
         let (map, revision) = (&state.0, state.1);
         let answer = match query {
             KvQuery::Get { key } => KvAnswer::Get { record: map.get(&key).cloned(), revision },
-            KvQuery::Range { start, end, limit, .. } => {
+            KvQuery::Range(KvRange { span: KeySpan { start, end }, limit, .. }) => {
                 let inside = map.range(start..).map(|(_, record)| record.clone());
                 let mut records: Vec<_> =
                     inside.take_while(|record| end.as_ref().is_none_or(|end| record.key < end)).collect();
