@@ -6,6 +6,7 @@
 mod cluster;
 mod demo;
 mod kv;
+mod member;
 mod output;
 mod serve;
 
@@ -53,6 +54,15 @@ enum Command {
     Range(kv::RangeArguments),
     /// Says who leads, who is behind, and how many more nodes may fail
     Status(kv::Online),
+    /// Lists, adds, promotes, removes and replaces members
+    #[command(subcommand)]
+    Member(member::Member),
+    /// Says who leads, or hands leadership over
+    #[command(subcommand)]
+    Leader(member::Leader),
+    /// Makes snapshots
+    #[command(subcommand)]
+    Snapshot(member::Snapshot),
     /// Shows a self-checking cluster of three processes: load, kill -9 of the leader, failover, catch-up
     Demo(demo::Demo),
 }
@@ -68,6 +78,9 @@ impl Command {
             Self::Cas(cas) => cas.online.output,
             Self::Range(range) => range.online.output,
             Self::Status(online) => online.output,
+            Self::Member(member) => member.output(),
+            Self::Leader(leader) => leader.output(),
+            Self::Snapshot(snapshot) => snapshot.output(),
         }
     }
 }
@@ -101,6 +114,9 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Cas(arguments) => kv::cas(arguments).await,
         Command::Range(arguments) => kv::range(arguments).await,
         Command::Status(online) => cluster::status(online).await,
+        Command::Member(command) => member::member(command).await,
+        Command::Leader(command) => member::leader(command).await,
+        Command::Snapshot(command) => member::snapshot(command).await,
         Command::Demo(arguments) => demo::demo(arguments).await,
     }
 }

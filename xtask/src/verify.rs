@@ -138,6 +138,7 @@ const STEPS: &[Step] = &[
         work: Work::Programs(&[
             &["quick-start"],
             &["three-nodes-embedded"],
+            &["grow-one-to-three"],
             &["sled-cluster"],
             &["three-nodes-standalone", "--check", "--engine", "file"],
             &["three-nodes-standalone", "--check", "--engine", "mem"],
