@@ -7,6 +7,7 @@ mod cluster;
 mod demo;
 mod kv;
 mod log;
+mod member;
 mod output;
 mod serve;
 
@@ -56,6 +57,15 @@ enum Command {
     /// Says who leads, who is behind, and how many more nodes may fail
     Status(kv::Online),
     Log(log::Log),
+    /// Lists, adds, promotes, removes and replaces members
+    #[command(subcommand)]
+    Member(member::Member),
+    /// Says who leads, or hands leadership over
+    #[command(subcommand)]
+    Leader(member::Leader),
+    /// Makes snapshots
+    #[command(subcommand)]
+    Snapshot(member::Snapshot),
     /// Shows a self-checking cluster of three processes: load, kill -9 of the leader, failover, catch-up
     Demo(demo::Demo),
 }
@@ -72,6 +82,9 @@ impl Command {
             Self::Range(range) => range.online.output,
             Self::Status(online) => online.output,
             Self::Log(log) => log.format(),
+            Self::Member(member) => member.output(),
+            Self::Leader(leader) => leader.output(),
+            Self::Snapshot(snapshot) => snapshot.output(),
         }
     }
 }
@@ -106,6 +119,9 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Range(arguments) => kv::range(arguments).await,
         Command::Status(online) => cluster::status(online).await,
         Command::Log(arguments) => log::log(arguments).await,
+        Command::Member(command) => member::member(command).await,
+        Command::Leader(command) => member::leader(command).await,
+        Command::Snapshot(command) => member::snapshot(command).await,
         Command::Demo(arguments) => demo::demo(arguments).await,
     }
 }

@@ -16,7 +16,7 @@ use crate::convert::mode_to_wire;
 use crate::generated::v1;
 use crate::generated::v1::request::Op;
 use crate::peer::lock;
-use crate::{ClientError, Connection, NodeStatus, ReadMode, Reply, Result};
+use crate::{ClientError, Connection, NodeStatus, Operated, Operation, ReadMode, Reply, Result};
 
 /// Settings of a [`Client`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -345,6 +345,22 @@ impl Client {
             KvAnswer::Digest { digest, keys, revision } => Ok(Digest { digest, keys, revision, applied: reply.at }),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Changes the membership or moves leadership; [`Operation::MakeSnapshot`] is for one node, see
+    /// [`make_snapshot_of`](Client::make_snapshot_of).
+    pub async fn operate(&self, operation: Operation) -> Result<Operated> {
+        self.call(|connection, deadline, pass_on| {
+            let operation = operation.clone();
+            async move { connection.operate(operation, !pass_on, deadline).await }
+        })
+        .await
+    }
+
+    /// Makes a snapshot of the state of the node at `endpoint`, and answers when it is durable.
+    pub async fn make_snapshot_of(&self, endpoint: &str) -> Result<Operated> {
+        let deadline = Instant::now() + self.shared.options.timeout;
+        self.connection(endpoint).operate(Operation::MakeSnapshot, true, deadline).await
     }
 
     async fn outcome(&self, command: KvCommand) -> Result<(LogId, KvOutcome)> {

@@ -4,6 +4,7 @@
 //!
 //! * [`Peers`] carries raft messages between nodes, [`serve`] answers everything that comes in on a node's port.
 //! * [`NodeService`] is what a node offers to its server.
+//! * [`offer_snapshot`] sends a snapshot to another node, on a connection of its own.
 //! * [`Client`] finds and follows the leader; [`Connection`] is one pipelined connection to one node.
 //!
 //! The wire contract is `proto/d_engine/v1`; `cargo xtask codegen` makes the code in `src/generated` from it.
@@ -19,10 +20,12 @@ pub mod fuzzing;
 mod generated;
 mod hello;
 mod inbound;
+mod operation;
 mod outbound;
 mod peer;
 mod server;
 mod service;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -30,9 +33,11 @@ pub use client::{Client, ClientOptions, Deleted, Digest, Got, Listed, Range, Swa
 pub use connection::Connection;
 pub use error::{ClientError, LeaderHint, Reason, Result};
 pub use hello::Hello;
+pub use operation::{MembershipError, Operated, Operation};
 pub use peer::{PeerEvent, PeerSink, Peers};
 pub use server::{ServeError, serve};
-pub use service::{MemberStatus, NodeService, NodeStatus, ReadMode, Reply};
+pub use service::{MemberStatus, NodeService, NodeStatus, ReadMode, Reply, TransferProgress};
+pub use snapshot::{SnapshotAnswer, SnapshotOffer, SnapshotSink, offer_snapshot};
 
 /// Protocol versions that this build speaks with its peers.
 pub const PROTOCOL_VERSIONS: std::ops::RangeInclusive<u32> = 1..=1;
@@ -42,6 +47,9 @@ pub const COMMAND_LEN_MAX: usize = 16 << 20;
 
 /// Bytes of entries in one message between nodes, at most: with what the wire adds to each, they fit a frame.
 pub const ENTRIES_LEN_MAX: usize = FRAME_LEN_MAX / 2;
+
+/// Bytes of one chunk of a snapshot, at most.
+pub const SNAPSHOT_CHUNK_LEN_MAX: usize = 1 << 20;
 
 /// Bytes of one frame that a receiver accepts.
 const FRAME_LEN_MAX: usize = 64 << 20;

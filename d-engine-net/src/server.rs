@@ -19,7 +19,9 @@ use crate::generated::v1::cluster_server::ClusterServer;
 use crate::generated::v1::kv_server::KvServer;
 use crate::generated::v1::peer_server::PeerServer;
 use crate::generated::v1::pipeline_server::PipelineServer;
+use crate::generated::v1::snapshots_server::SnapshotsServer;
 use crate::inbound::PeerService;
+use crate::snapshot::SnapshotService;
 use crate::{FRAME_LEN_MAX, HTTP2_FRAME_LEN, NodeService, Peers, WINDOW_LEN};
 
 /// From the wish to stop: requests under way may still be answered for so long.
@@ -72,6 +74,7 @@ pub async fn serve(
         .add_service(
             KvServer::new(kv::KvService::new(service.clone(), stop.clone())).max_decoding_message_size(FRAME_LEN_MAX),
         )
+        .add_service(SnapshotsServer::new(SnapshotService::new(service.clone(), &peers, stop.clone())))
         .add_service(ClusterServer::new(cluster::ClusterService::new(service)))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
             stopping.reached(Phase::Stopping).await;

@@ -4,5 +4,6 @@ mod calls;
 mod fake;
 mod frames;
 mod links;
+mod snapshots;
 mod throughput;
 mod unary;

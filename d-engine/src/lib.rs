@@ -41,12 +41,17 @@ mod log_read;
 #[cfg(feature = "server")]
 mod network;
 mod node;
+mod operator;
 mod pending;
+mod place;
 mod prepare;
 mod published;
 mod queue;
 mod runtime;
 mod shared;
+mod snapshot_policy;
+mod snapshot_store;
+mod snapshot_transfer;
 #[cfg(feature = "file")]
 mod start;
 mod state_machine_handler;
@@ -58,7 +63,7 @@ pub use builder::{NodeBuilder, SharedStateMachine};
 pub use clock::{BootClock, Clock};
 pub use config::{
     ClusterSection, ConfigErrors, ConfigProblem, Explained, LimitsSection, NodeConfig, NodeSection, Origin, Place,
-    RaftSection, StorageSection,
+    RaftSection, SnapshotSection, StorageSection,
 };
 pub use d_engine_core::{
     ApplyResult, Entry, EntryKind, Error, HardState, KvAnswer, KvCommand, KvOutcome, KvQuery, KvRecord, KvStore, LogId,
@@ -66,8 +71,8 @@ pub use d_engine_core::{
 };
 pub use d_engine_kv::KvStateMachine;
 pub use d_engine_net::{
-    Client, ClientError, ClientOptions, Deleted, Digest, Got, LeaderHint, Listed, MemberStatus, NodeStatus, Range,
-    ReadMode, Reason, Reply, Swapped, Written,
+    Client, ClientError, ClientOptions, Deleted, Digest, Got, LeaderHint, Listed, MemberStatus, MembershipError,
+    NodeStatus, Operated, Operation, Range, ReadMode, Reason, Reply, Swapped, TransferProgress, Written,
 };
 pub use d_engine_raft::{NodeId, StartError};
 pub use error::StartupError;

@@ -175,6 +175,7 @@ const STEPS: &[Step] = &[
             &["quick-start"],
             &["custom-storage-engine"],
             &["three-nodes-embedded"],
+            &["grow-one-to-three"],
             &["sled-cluster"],
             &["three-nodes-standalone", "--check", "--engine", "file"],
             &["three-nodes-standalone", "--check", "--engine", "mem"],

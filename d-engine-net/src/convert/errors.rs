@@ -5,6 +5,7 @@ use prost::Message as _;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::{Code, Status};
 
+use super::operation::{membership_from_wire, membership_to_wire};
 use crate::generated::v1;
 use crate::generated::v1::error_detail as wire;
 use crate::{ClientError, LeaderHint, Reason};
@@ -62,8 +63,8 @@ pub(crate) fn detail_to_error(detail: v1::ErrorDetail) -> ClientError {
 
 fn reason_to_wire(why: Reason) -> wire::Rejected {
     let about =
-        |reason: wire::Reason, len, limit| wire::Rejected { reason: reason.into(), len, limit, why: String::new() };
-    let because = |reason: wire::Reason, why| wire::Rejected { reason: reason.into(), len: 0, limit: 0, why };
+        |reason: wire::Reason, len, limit| wire::Rejected { reason: reason.into(), len, limit, ..Default::default() };
+    let because = |reason: wire::Reason, why| wire::Rejected { reason: reason.into(), why, ..Default::default() };
     match why {
         Reason::EmptyKey => about(wire::Reason::EmptyKey, 0, 0),
         Reason::KeyTooLarge { len, limit } => about(wire::Reason::KeyTooLarge, len, limit),
@@ -71,11 +72,15 @@ fn reason_to_wire(why: Reason) -> wire::Rejected {
         Reason::TooLarge { len, limit } => about(wire::Reason::TooLarge, len, limit),
         Reason::Malformed { why } => because(wire::Reason::Malformed, why),
         Reason::Unsupported { why } => because(wire::Reason::Unsupported, why),
+        Reason::Membership(error) => wire::Rejected {
+            membership: Some(membership_to_wire(error)),
+            ..because(wire::Reason::Membership, String::new())
+        },
     }
 }
 
 fn reason_from_wire(rejected: wire::Rejected) -> Reason {
-    let wire::Rejected { reason, len, limit, why } = rejected;
+    let wire::Rejected { reason, len, limit, why, membership } = rejected;
     match wire::Reason::try_from(reason) {
         Ok(wire::Reason::EmptyKey) => Reason::EmptyKey,
         Ok(wire::Reason::KeyTooLarge) => Reason::KeyTooLarge { len, limit },
@@ -83,6 +88,7 @@ fn reason_from_wire(rejected: wire::Rejected) -> Reason {
         Ok(wire::Reason::TooLarge) => Reason::TooLarge { len, limit },
         Ok(wire::Reason::Malformed) => Reason::Malformed { why },
         Ok(wire::Reason::Unsupported) => Reason::Unsupported { why },
+        Ok(wire::Reason::Membership) => membership_from_wire(membership.unwrap_or_default()),
         Ok(wire::Reason::Unspecified) | Err(_) => {
             Reason::Unsupported { why: format!("a newer node refused with reason {reason} {why}") }
         }
