@@ -17,6 +17,7 @@ use crate::disk::{Disk, DiskQueue, SyncLatencies};
 use crate::ending::{Ending, spawn};
 use crate::inbox::{Bounds, Inbox};
 use crate::local_router::LocalRouter;
+use crate::machine_clock::MachineClock;
 use crate::node::Node;
 use crate::prepare::{Stores, prepare};
 use crate::published::Published;
@@ -112,6 +113,7 @@ impl Assembled {
             shared.config.storage.read_chunk_bytes,
             Arc::clone(&applied),
             snapshots,
+            MachineClock::new(shared.id(), Arc::clone(&clock), published.leadership()),
         );
         let driver = Runtime {
             driver: prepared.driver,

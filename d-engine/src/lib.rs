@@ -38,6 +38,7 @@ mod error;
 mod inbox;
 mod local_router;
 mod log_read;
+mod machine_clock;
 #[cfg(feature = "server")]
 mod network;
 mod node;
@@ -56,6 +57,7 @@ mod snapshot_transfer;
 mod start;
 mod state_machine_handler;
 mod status;
+mod watcher;
 mod wire;
 
 pub use assembled::Assembled;
@@ -65,6 +67,8 @@ pub use config::{
     ClusterSection, ConfigErrors, ConfigProblem, Explained, LimitsSection, NodeConfig, NodeSection, Origin, Place,
     RaftSection, SnapshotSection, StorageSection,
 };
+/// Commands, outcomes, queries and watches of the built-in key-value machine.
+pub use d_engine_core::command;
 pub use d_engine_core::{
     ApplyResult, Entry, EntryKind, Error, HardState, KvAnswer, KvCommand, KvOutcome, KvQuery, KvRecord, KvStore, LogId,
     Membership, Result, SnapshotChecksum, SnapshotMetadata, SnapshotView, StateMachine, StorageEngine, WatchSink,
@@ -81,6 +85,7 @@ pub use node::Node;
 pub use published::Leadership;
 #[cfg(feature = "file")]
 pub use start::{open, start};
+pub use watcher::Watcher;
 
 /// What a storage adaptor implements.
 pub mod storage {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use d_engine_core::command::{KeySpan, KvRange};
+use d_engine_core::command::{KeySpan, KvRange, KvWatch};
 use d_engine_core::{KvAnswer, KvCommand, KvOutcome, KvQuery, LogId};
 use d_engine_net::{
     ClientError, Deleted, Digest, Got, Listed, NodeStatus, Operated, Operation, Range, ReadMode, Reply, Result,
@@ -17,6 +17,7 @@ use crate::StartupError;
 use crate::ending::Ending;
 use crate::published::Leadership;
 use crate::shared::Shared;
+use crate::watcher::Watcher;
 
 /// Between two questions whether the node can serve.
 const ASK_AGAIN: Duration = Duration::from_millis(10);
@@ -79,6 +80,19 @@ impl Node {
     /// As [`read`](Node::read).
     pub async fn read_key(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         self.shared.read_bytes(key.as_ref(), ReadMode::Linearizable).await
+    }
+
+    /// Watches changes of keys in this node's own copy, which any node may serve: the first message tells the revision at
+    /// which the watch begins. With an earlier [`from_revision`](d_engine_core::command::KvWatch::from_revision) one goes on
+    /// after a break, as far back as the machine keeps changes.
+    ///
+    /// # Errors
+    /// `Rejected` for keys that cannot be and for a machine without watches; `Unavailable` and `ShuttingDown` if the node
+    /// takes part no more.
+    pub fn watch(&self, watch: &KvWatch) -> Result<Watcher> {
+        let (watcher, sink) = Watcher::new();
+        self.shared.watch(watch.encode(), sink)?;
+        Ok(watcher)
     }
 
     /// What the node knows about itself and its cluster; never waits.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use d_engine_core::{Error, KvAnswer, KvCommand, KvQuery, LogId, StateMachine};
+use d_engine_core::{Error, KvAnswer, KvCommand, KvQuery, LogId, StateMachine, WatchSink};
 use d_engine_net::{ClientError, LeaderHint, ReadMode, Reason, Reply, Result};
 use d_engine_raft::{NodeId, Rejection};
 use tokio::task::JoinSet;
@@ -249,6 +249,11 @@ impl Shared {
     fn read_here(&self, query: Bytes) -> Result<Reply> {
         let (response, at) = self.with_machine(|machine| machine.read_at(query))?;
         Ok(Reply { at, response })
+    }
+
+    /// Gives the machine a watcher.
+    pub(crate) fn watch(&self, request: Bytes, sink: Box<dyn WatchSink>) -> Result<()> {
+        self.with_machine(|machine| machine.watch(request, sink))
     }
 
     fn with_machine<T>(&self, ask: impl FnOnce(&dyn StateMachine) -> Result<T, Error>) -> Result<T> {

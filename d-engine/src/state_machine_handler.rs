@@ -11,6 +11,7 @@ use d_engine_raft::Input;
 use tokio::runtime::Handle;
 
 use crate::inbox::{Applied, Caller, Inbox, Refusal};
+use crate::machine_clock::MachineClock;
 use crate::pending::{Decided, PendingReads, PendingWrites, not_leader};
 use crate::queue::Queue;
 use crate::snapshot_policy::{Built, Snapshots};
@@ -64,6 +65,7 @@ pub(crate) struct StateMachineHandler {
     /// Callers of the chunk that is being applied.
     decided: Vec<Decided>,
     snapshots: Snapshots,
+    clock: MachineClock,
     failed: Option<String>,
 }
 
@@ -76,6 +78,7 @@ impl StateMachineHandler {
         read_chunk_bytes: usize,
         applied: Arc<AtomicU64>,
         snapshots: Snapshots,
+        clock: MachineClock,
     ) -> Self {
         Self {
             machine,
@@ -87,6 +90,7 @@ impl StateMachineHandler {
             reads: PendingReads::new(),
             decided: Vec::new(),
             snapshots,
+            clock,
             failed: None,
         }
     }
@@ -94,13 +98,19 @@ impl StateMachineHandler {
     /// Serves `queue` until it is closed and empty, then flushes and stops the machine.
     pub(crate) fn run(mut self, queue: &ApplyQueue, inbox: &Inbox) {
         let mut jobs = Vec::new();
-        while queue.take_all(&mut jobs, self.snapshots.due_in().filter(|_| self.failed.is_none())) {
+        loop {
+            let tick = self.clock.wait();
+            let due = self.snapshots.due_in().filter(|_| self.failed.is_none());
+            if !queue.take_all(&mut jobs, Some(due.map_or(tick, |due| due.min(tick)))) {
+                break;
+            }
             for job in jobs.drain(..) {
                 self.perform(job, inbox);
             }
             if self.failed.is_none() {
                 self.snapshots.maybe_begin(inbox);
             }
+            self.clock.maybe_tell(self.failed.is_none().then_some(&*self.machine), inbox);
         }
         self.snapshots.finish();
         self.writes.stop();
@@ -208,12 +218,16 @@ impl StateMachineHandler {
         }
         self.writes.decide(&entries, &mut self.decided);
         self.snapshots.see(&entries);
+        let term = entries.last().map(|entry| entry.term);
         entries.retain(|entry| entry.kind == EntryKind::Command);
         let results =
             if entries.is_empty() { Vec::new() } else { self.runtime.block_on(self.machine.apply(entries))? };
         // Before the answers, so that a caller who has its answer reads its own write.
         self.applied.store(last, Ordering::Release);
         self.snapshots.applied();
+        if let Some(term) = term {
+            self.clock.applied(term);
+        }
         let mut results = results.into_iter().peekable();
         for decided in self.decided.drain(..) {
             match decided {
