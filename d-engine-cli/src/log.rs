@@ -1,6 +1,6 @@
 //! log inspect, log check: what is in a directory of a stopped node. Offline, and nothing in it is changed.
 
-#[cfg(any(feature = "sled", test))]
+#[cfg(any(feature = "rocksdb", feature = "sled", test))]
 mod copy;
 mod print;
 mod view;
@@ -48,6 +48,9 @@ enum Engine {
     /// Segments and slot files
     #[default]
     File,
+    /// RocksDB; read from a copy in the temporary directory, which RocksDB may change
+    #[cfg(feature = "rocksdb")]
+    Rocksdb,
     /// sled, experimental; read from a copy in the temporary directory, which sled may change
     #[cfg(feature = "sled")]
     Sled,

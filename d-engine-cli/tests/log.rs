@@ -133,22 +133,33 @@ fn a_running_node_and_a_directory_of_something_else_are_refused() {
     run(&["log", "check", nowhere.to_str().unwrap()]).failed(1, "nowhere");
 }
 
-#[cfg(feature = "sled")]
-#[test]
-fn a_directory_of_sled_is_shown_through_the_traits_of_a_copy() {
-    use d_engine::sled::SledStorageEngine;
-    use d_engine::storage::{LogStore, MetaStore, StorageEngine};
+/// A directory of another engine is shown through the traits of a copy.
+#[cfg(any(feature = "rocksdb", feature = "sled"))]
+fn shows_a_directory_of<E: d_engine::storage::StorageEngine>(name: &str, open: impl FnOnce(&std::path::Path) -> E) {
+    use d_engine::storage::{LogStore, MetaStore};
     use d_engine::{Entry, EntryKind, HardState};
 
     let dir = tempfile::tempdir().unwrap();
-    let engine = SledStorageEngine::open(dir.path()).unwrap();
+    let engine = open(dir.path());
     engine.meta_store().save_hard_state(&HardState::new(7, Some(2), None)).unwrap();
     let entries = (1..=5).map(|index| Entry::new(index, 7, EntryKind::Noop, b"")).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(engine.log_store().persist_entries(entries)).unwrap();
-    run(&["log", "check", "--engine", "sled", dir.path().to_str().unwrap()]).failed(1, "belongs to a node that runs");
+    run(&["log", "check", "--engine", name, dir.path().to_str().unwrap()]).failed(1, "belongs to a node that runs");
     drop(engine);
-    let shown = json(&look("inspect", dir.path(), &["--engine", "sled", "-o", "json"]));
+    let shown = json(&look("inspect", dir.path(), &["--engine", name, "-o", "json"]));
     assert_eq!((&shown["hard_state"]["term"], &shown["log"]["last"]["index"]), (&7.into(), &5.into()));
-    assert_eq!(look("check", dir.path(), &["--engine", "sled", "-o", "plain"]).ok(), "sound\t1..=5");
+    assert_eq!(look("check", dir.path(), &["--engine", name, "-o", "plain"]).ok(), "sound\t1..=5");
+}
+
+#[cfg(feature = "sled")]
+#[test]
+fn a_directory_of_sled_is_shown_through_the_traits_of_a_copy() {
+    shows_a_directory_of("sled", |dir| d_engine::sled::SledStorageEngine::open(dir).unwrap());
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn a_directory_of_rocksdb_is_shown_through_the_traits_of_a_copy() {
+    shows_a_directory_of("rocksdb", |dir| d_engine::rocksdb::RocksStorageEngine::open(dir).unwrap());
 }

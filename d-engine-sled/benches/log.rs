@@ -7,13 +7,11 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark")]
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use d_engine_core::{Entry, EntryKind, LogStore, StorageEngine};
+use d_engine_core::{LogStore, StorageEngine};
 use d_engine_sled::SledStorageEngine;
-
-const VALUE_BYTES: usize = 256;
+use d_engine_test_suite::time_appends;
 
 fn appends(c: &mut Criterion) {
     let parent = std::env::var_os("D_ENGINE_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
@@ -26,16 +24,7 @@ fn appends(c: &mut Criterion) {
         group.throughput(Throughput::Elements(n));
         group.bench_function(BenchmarkId::new("append", n), |b| {
             b.iter_custom(|iterations| {
-                let mut spent = Duration::ZERO;
-                for _ in 0..iterations {
-                    let first = log.last_index() + 1;
-                    let entry = |index| Entry::new(index, 1, EntryKind::Command, [index as u8; VALUE_BYTES]);
-                    let batch = (first..first + n).map(entry).collect();
-                    let start = Instant::now();
-                    runtime.block_on(log.persist_entries(batch)).unwrap();
-                    runtime.block_on(log.flush()).unwrap();
-                    spent += start.elapsed();
-                }
+                let spent = runtime.block_on(time_appends(&*log, n, iterations)).unwrap();
                 runtime.block_on(log.reset()).unwrap();
                 spent
             });

@@ -28,6 +28,10 @@ impl View {
     pub(super) async fn read(engine: Engine, dir: &Path) -> Result<Self, Error> {
         match engine {
             Engine::File => Self::of_files(dir),
+            #[cfg(feature = "rocksdb")]
+            Engine::Rocksdb => {
+                Self::of_copy("rocksdb", dir, |copy| d_engine::rocksdb::RocksStorageEngine::open(copy)).await
+            }
             #[cfg(feature = "sled")]
             Engine::Sled => Self::of_copy("sled", dir, |copy| d_engine::sled::SledStorageEngine::open(copy)).await,
         }

@@ -14,10 +14,11 @@ macro_rules! cargo {
             $command,
             "--locked",
             "--package=d-engine",
+            "--package=d-engine-cli",
             "--package=d-engine-rocksdb",
             "--package=rocksdb-cluster",
             "--package=three-nodes-standalone",
-            "--features=d-engine/rocksdb,three-nodes-standalone/rocksdb",
+            "--features=d-engine/rocksdb,d-engine-cli/rocksdb,d-engine-cli/sled,three-nodes-standalone/rocksdb",
             $($argument),*
         ]
     };
@@ -52,6 +53,7 @@ pub(super) const STEPS: &[Step] = &[
             "--lib",
             "--test=backends",
             "--test=laws",
+            "--test=log",
             "--test=performance",
             "--test=stores"
         ))),
