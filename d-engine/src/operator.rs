@@ -80,6 +80,10 @@ impl Shared {
 
     async fn operate_here(self: &Arc<Self>, operation: &Operation, deadline: Instant) -> Result<Attempt<Operated>> {
         let status = self.published.status();
+        // Only a leader knows who answers. One that has failed says so below.
+        if status.leader != Some(status.node) && status.failure.is_none() {
+            return Ok(Attempt::NotLeader);
+        }
         match operation.clone() {
             Operation::AddLearner { node, address, promote } => {
                 let Candidate { incarnation } = self.probe(node, &address, &status, None).await?;
