@@ -7,6 +7,8 @@ mod cluster;
 mod demo;
 mod kv;
 mod lease;
+mod log;
+mod member;
 mod output;
 mod serve;
 mod txn;
@@ -21,7 +23,8 @@ use output::{Failure, Format};
 const AFTER_HELP: &str = "\
 Exit codes:
   0  done
-  1  failed, without effect; for `demo`: something was wrong; for `status`: the nodes belong to different clusters
+  1  failed, without effect; for `demo`: something was wrong; for `status`: the nodes belong to different clusters;
+     for `log check`: something is damaged
   2  wrong flags or configuration
   3  the key or lease does not exist, or does not hold what was expected; for `txn`: `else` was carried out
   4  nobody knows whether the write was applied; read before writing again
@@ -63,6 +66,16 @@ enum Command {
     Lease(lease::Lease),
     /// Says who leads, who is behind, and how many more nodes may fail
     Status(kv::Online),
+    Log(log::Log),
+    /// Lists, adds, promotes, removes and replaces members
+    #[command(subcommand)]
+    Member(member::Member),
+    /// Says who leads, or hands leadership over
+    #[command(subcommand)]
+    Leader(member::Leader),
+    /// Makes snapshots
+    #[command(subcommand)]
+    Snapshot(member::Snapshot),
     /// Shows a self-checking cluster of three processes: load, kill -9 of the leader, failover, catch-up
     Demo(demo::Demo),
 }
@@ -81,6 +94,10 @@ impl Command {
             Self::Watch(watch) => watch.online.output,
             Self::Lease(lease) => lease.output(),
             Self::Status(online) => online.output,
+            Self::Log(log) => log.format(),
+            Self::Member(member) => member.output(),
+            Self::Leader(leader) => leader.output(),
+            Self::Snapshot(snapshot) => snapshot.output(),
         }
     }
 }
@@ -117,6 +134,10 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Watch(arguments) => watch::watch(arguments).await,
         Command::Lease(command) => lease::lease(command).await,
         Command::Status(online) => cluster::status(online).await,
+        Command::Log(arguments) => log::log(arguments).await,
+        Command::Member(command) => member::member(command).await,
+        Command::Leader(command) => member::leader(command).await,
+        Command::Snapshot(command) => member::snapshot(command).await,
         Command::Demo(arguments) => demo::demo(arguments).await,
     }
 }

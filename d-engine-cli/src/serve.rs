@@ -41,6 +41,9 @@ pub(crate) struct Serve {
     /// The members of a new cluster, this node included; has no effect once the directory belongs to a cluster
     #[arg(long, value_name = "1=HOST:PORT,…")]
     peers: Option<String>,
+    /// A node of an existing cluster, at which an empty directory asks to be added
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "peers")]
+    join: Option<String>,
     /// Where the log and the data are kept
     #[arg(long, value_enum, default_value_t)]
     engine: Engine,
@@ -118,6 +121,7 @@ impl Serve {
         flags.extend(text("node.listen", self.listen.clone()));
         flags.extend(text("node.advertise", self.advertise.clone()));
         flags.extend(text("cluster.peers", self.peers.clone()));
+        flags.extend(text("cluster.join", self.join.clone()));
         if self.allow_unsafe_voters {
             flags.push(("cluster.allow_unsafe_voters".to_owned(), "true".to_owned()));
         }

@@ -13,6 +13,7 @@ mod error;
 mod kv_store;
 pub mod slot;
 pub mod snapshot;
+mod snapshot_metadata;
 mod state_machine;
 mod storage;
 mod types;
@@ -21,9 +22,10 @@ pub use codec::{Reader, checksum};
 pub use command::{KvAnswer, KvCommand, KvOutcome, KvQuery, KvRecord, KvReject, KvRequest};
 pub use error::{Error, Result, Severity};
 pub use kv_store::{Direction, KeyRange, KvStore, KvView, WriteBatch, WriteOp};
+pub use snapshot_metadata::SnapshotMetadata;
 pub use state_machine::{SnapshotView, StateMachine, WatchSink};
 pub use storage::{LogStore, LogSummary, MetaStore, StorageEngine};
 pub use types::{
     ApplyResult, ClusterSettings, ENTRY_HEADER_LEN, Entry, EntryKind, HardState, Identity, LogId, Member, MemberKind,
-    Membership, SnapshotChecksum, SnapshotMetadata,
+    Membership, SnapshotChecksum,
 };

@@ -97,6 +97,11 @@ impl Entry {
         self.encoded.clone()
     }
 
+    /// The bytes of [`Entry::encode`], borrowed.
+    pub fn encoded(&self) -> &[u8] {
+        &self.encoded
+    }
+
     /// Length of [`Entry::encode`] in bytes.
     pub fn encoded_len(&self) -> usize {
         self.encoded.len()
@@ -260,14 +265,14 @@ impl HardState {
 }
 
 /// Fills in the checksum at the front of `out`.
-fn seal(mut out: Vec<u8>) -> Bytes {
+pub(crate) fn seal(mut out: Vec<u8>) -> Bytes {
     let sum = checksum(&[&out[4..]]);
     out[..4].copy_from_slice(&sum.to_le_bytes());
     out.into()
 }
 
 /// Checks what [`seal`] made, and its version; the reader stands behind the version.
-fn unseal<'a>(bytes: &'a [u8], subject: &'static str, known: u8) -> Result<Reader<'a>> {
+pub(crate) fn unseal<'a>(bytes: &'a [u8], subject: &'static str, known: u8) -> Result<Reader<'a>> {
     let mut reader = Reader::new(bytes, subject);
     let sum = reader.u32()?;
     let found = checksum(&[reader.rest()]);
@@ -474,32 +479,6 @@ impl AsRef<[u8]> for SnapshotChecksum {
 impl fmt::Display for SnapshotChecksum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-/// What the engine knows about a snapshot, kept beside it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct SnapshotMetadata {
-    /// The last entry whose effects are in the snapshot.
-    pub last_included: LogId,
-    /// The configuration as of that entry.
-    pub membership: Membership,
-    /// Checksum of the file.
-    pub checksum: SnapshotChecksum,
-    /// Length of the file in bytes.
-    pub size: u64,
-    /// Cluster the snapshot belongs to.
-    pub cluster: u128,
-    /// Raft group within the cluster; 0 for now.
-    pub group: u64,
-}
-
-impl SnapshotMetadata {
-    /// Metadata of a snapshot file.
-    pub fn new(last_included: LogId, membership: Membership, checksum: SnapshotChecksum, size: u64) -> Self {
-        let cluster = membership.cluster;
-        Self { last_included, membership, checksum, size, cluster, group: 0 }
     }
 }
 

@@ -1,30 +1,25 @@
-//! The file log beside the device it stands on.
+//! The file log.
 //!
 //! `cargo bench -p d-engine-file --bench log`, on a quiet machine; the directory is `D_ENGINE_BENCH_DIR`, else the
-//! system's temporary one, which must not be in memory for the figures of syncs to mean anything.
-//!
-//! `device/N` writes the bytes of N entries as a log does it at best (one copy, one checksum for each, one write, one
-//! data sync, into a file of zeros), `append/N` is the log itself: at least 0.9 of it at 10 and 100, 0.85 at 1 and 1,000.
-//! Published targets of the rest: persist more than 100,000 entries/s; entry under 1 ms; 10,000 by get_entries under 1 ms;
-//! purge of 10,000 and truncate under 100 ms; reset under 1 s; last_index under 100 µs; opening 1 GiB under 500 ms.
+//! system's temporary one, which must not be in memory for the figures of syncs to mean anything. `cargo xtask bench
+//! storage` runs this, knows the targets, and compares with the device and with other logs in one run.
 
 #![allow(missing_docs, reason = "criterion makes the functions")]
 #![allow(clippy::unwrap_used, reason = "a benchmark")]
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::future::Future;
-use std::hint::black_box;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use d_engine_core::{Entry, EntryKind, LogId, LogStore, StorageEngine, checksum};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use d_engine_core::{Entry, EntryKind, LogId, LogStore, StorageEngine};
 use d_engine_file::{FileLogStore, FileStorageEngine, FileStorageOptions};
 
+const GROUP: &str = "file-log";
 const VALUE_BYTES: usize = 256;
 const BATCHES: [u64; 4] = [1, 10, 100, 1000];
 const MANY: u64 = 10_000;
@@ -38,8 +33,9 @@ fn now<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-fn entries(first: u64, count: u64) -> Vec<Entry> {
-    (first..first + count).map(|index| Entry::new(index, 1, EntryKind::Command, [index as u8; VALUE_BYTES])).collect()
+fn entries(first: u64, count: u64, value_bytes: usize) -> Vec<Entry> {
+    let entry = |index: u64| Entry::new(index, 1, EntryKind::Command, vec![index as u8; value_bytes]);
+    (first..first + count).map(entry).collect()
 }
 
 fn dir() -> tempfile::TempDir {
@@ -56,13 +52,19 @@ fn open(dir: &tempfile::TempDir, tail_cache_bytes: usize) -> Arc<FileLogStore> {
 }
 
 /// A log of `count` entries.
-fn filled(dir: &tempfile::TempDir, count: u64, tail_cache_bytes: usize) -> Arc<FileLogStore> {
+fn filled(dir: &tempfile::TempDir, count: u64, value_bytes: usize, tail_cache_bytes: usize) -> Arc<FileLogStore> {
     let log = open(dir, tail_cache_bytes);
-    for first in (1..=count).step_by(1000) {
-        now(log.persist_entries(entries(first, 1000.min(count + 1 - first)))).unwrap();
-    }
+    append(&log, count, value_bytes);
     now(log.flush()).unwrap();
     log
+}
+
+/// Appends `count` entries, a thousand at a time.
+fn append(log: &FileLogStore, count: u64, value_bytes: usize) {
+    let (first, last) = (log.last_index() + 1, log.last_index() + count);
+    for first in (first..=last).step_by(1000) {
+        now(log.persist_entries(entries(first, 1000.min(last + 1 - first), value_bytes))).unwrap();
+    }
 }
 
 /// Time of `work` alone, `n` times, each after a `prepare`.
@@ -77,65 +79,32 @@ fn timed<T>(n: u64, mut prepare: impl FnMut() -> T, mut work: impl FnMut(T)) -> 
     total
 }
 
-/// The device, with the bytes of a log.
-struct Device {
-    file: File,
-    end: u64,
-    buffer: Vec<u8>,
-}
-
-impl Device {
-    fn new(dir: &tempfile::TempDir) -> Self {
-        let file = OpenOptions::new().write(true).create_new(true).open(dir.path().join("device")).unwrap();
-        let zeros = vec![0; 1 << 20];
-        for at in (0..SEGMENT_BYTES).step_by(zeros.len()) {
-            file.write_all_at(&zeros, at).unwrap();
-        }
-        file.sync_all().unwrap();
-        Self { file, end: 0, buffer: Vec::new() }
-    }
-
-    fn append(&mut self, entries: &[Entry]) {
-        self.buffer.clear();
-        self.buffer.resize(72 + 20 * entries.len(), 1);
-        for entry in entries {
-            let bytes = entry.encode();
-            black_box(checksum(&[&bytes]));
-            self.buffer.extend_from_slice(&bytes);
-        }
-        self.buffer.resize(self.buffer.len().next_multiple_of(4096), 0);
-        if self.end + self.buffer.len() as u64 > SEGMENT_BYTES {
-            self.end = 0;
-        }
-        self.file.write_all_at(&self.buffer, self.end).unwrap();
-        self.file.sync_data().unwrap();
-        self.end += self.buffer.len() as u64;
-    }
-}
-
 fn appends(c: &mut Criterion) {
     let dir = dir();
-    let mut group = c.benchmark_group("log");
+    let mut group = c.benchmark_group(GROUP);
     group.sample_size(20);
-    let mut device = Device::new(&dir);
     let log = open(&dir, 16 << 20);
     for n in BATCHES {
         group.throughput(Throughput::Elements(n));
-        group.bench_function(BenchmarkId::new("device", n), |b| {
-            b.iter_custom(|iterations| timed(iterations, || entries(1, n), |batch| device.append(&batch)));
-        });
         group.bench_function(BenchmarkId::new("append", n), |b| {
+            let mut purged = log.last_index();
             b.iter_custom(|iterations| {
-                let spent = timed(
+                timed(
                     iterations,
-                    || entries(log.last_index() + 1, n),
+                    || {
+                        // As a node with snapshots does: what is old goes, and its file is written again.
+                        let last = log.last_index();
+                        if (last - purged) * VALUE_BYTES as u64 > SEGMENT_BYTES / 2 {
+                            now(log.purge(LogId::new(1, last - 1))).unwrap();
+                            purged = last;
+                        }
+                        entries(last + 1, n, VALUE_BYTES)
+                    },
                     |batch| {
                         now(log.persist_entries(batch)).unwrap();
                         now(log.flush()).unwrap();
                     },
-                );
-                now(log.purge(LogId::new(1, log.last_index() - 1))).unwrap();
-                spent
+                )
             });
         });
     }
@@ -146,7 +115,7 @@ fn appends(c: &mut Criterion) {
                 iterations,
                 || {
                     now(log.reset()).unwrap();
-                    entries(1, MANY)
+                    entries(1, MANY, VALUE_BYTES)
                 },
                 |batch| now(log.persist_entries(batch)).unwrap(),
             );
@@ -157,40 +126,76 @@ fn appends(c: &mut Criterion) {
     group.finish();
 }
 
+/// 10,000 entries of 100 bytes: from the entries in memory, from the system's cache of the file, and from the disk.
 fn reads(c: &mut Criterion) {
-    let mut group = c.benchmark_group("log");
+    let mut group = c.benchmark_group(GROUP);
     group.sample_size(20);
-    for (place, tail_cache_bytes) in [("memory", 1 << 30), ("disk", 0)] {
+    for (place, tail_cache_bytes) in [("memory", 1 << 30), ("page cache", 0), ("disk", 0)] {
         let dir = dir();
-        let log = filled(&dir, MANY, tail_cache_bytes);
+        let log = filled(&dir, MANY, 100, tail_cache_bytes);
+        let forget = || {
+            if place == "disk" {
+                forget_files(&dir);
+            }
+        };
         group.bench_function(BenchmarkId::new("entry", place), |b| {
             let mut index = 0;
-            b.iter(|| {
+            let next = || {
+                forget();
                 index = index % MANY + 1;
-                now(log.entry(index)).unwrap()
+                index
+            };
+            b.iter_batched(next, |index| now(log.entry(index)).unwrap(), BatchSize::PerIteration);
+        });
+        group.bench_function(BenchmarkId::new("get_entries of 10000", place), |b| {
+            b.iter_batched(forget, |()| now(log.get_entries(1..=MANY)).unwrap(), BatchSize::PerIteration);
+        });
+    }
+    let dir = dir();
+    let log = filled(&dir, MANY, 100, 0);
+    group.bench_function("last_index", |b| b.iter(|| log.last_index()));
+    group.finish();
+}
+
+/// Makes the system forget what it has cached of the log's files, which are all synced.
+fn forget_files(dir: &tempfile::TempDir) {
+    for entry in std::fs::read_dir(dir.path().join("log/wal")).unwrap() {
+        let file = File::open(entry.unwrap().path()).unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    }
+}
+
+/// The time of a purge depends on what goes, not on what stays.
+fn purges(c: &mut Criterion) {
+    let mut group = c.benchmark_group(GROUP);
+    group.sample_size(10);
+    for (name, remain) in [("nothing remains", 0), ("10000 remain", 10_000), ("1000000 remain", 1_000_000)] {
+        let dir = dir();
+        let log = filled(&dir, remain, VALUE_BYTES, 16 << 20);
+        group.bench_function(BenchmarkId::new("purge of 10000", name), |b| {
+            b.iter_custom(|n| {
+                let refill = || {
+                    append(&log, MANY, VALUE_BYTES);
+                    now(log.flush()).unwrap();
+                    log.last_index() - remain
+                };
+                timed(n, refill, |up_to| now(log.purge(LogId::new(1, up_to))).unwrap())
             });
         });
-        group.bench_function(BenchmarkId::new("get_entries/10000", place), |b| {
-            b.iter_with_large_drop(|| now(log.get_entries(1..=MANY)).unwrap());
-        });
-        group.bench_function(BenchmarkId::new("last_index", place), |b| b.iter(|| log.last_index()));
     }
     group.finish();
 }
 
 fn removals(c: &mut Criterion) {
     let dir = dir();
-    let mut group = c.benchmark_group("log");
+    let mut group = c.benchmark_group(GROUP);
     group.sample_size(10);
     let log = open(&dir, 16 << 20);
     let refill = || {
         now(log.reset()).unwrap();
-        now(log.persist_entries(entries(1, MANY + 1))).unwrap();
+        append(&log, MANY + 1, VALUE_BYTES);
         now(log.flush()).unwrap();
     };
-    group.bench_function("purge/10000", |b| {
-        b.iter_custom(|n| timed(n, refill, |()| now(log.purge(LogId::new(1, MANY))).unwrap()));
-    });
     group.bench_function("truncate/10000", |b| {
         b.iter_custom(|n| {
             timed(n, refill, |()| {
@@ -208,8 +213,8 @@ fn removals(c: &mut Criterion) {
 fn opening(c: &mut Criterion) {
     let dir = dir();
     let count = (1 << 30) / VALUE_BYTES as u64;
-    drop(filled(&dir, count, 0));
-    let mut group = c.benchmark_group("log");
+    drop(filled(&dir, count, VALUE_BYTES, 0));
+    let mut group = c.benchmark_group(GROUP);
     group.sample_size(10);
     group.throughput(Throughput::Bytes(1 << 30));
     group.bench_function("open/1 GiB", |b| {
@@ -220,5 +225,5 @@ fn opening(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, appends, reads, removals, opening);
+criterion_group!(benches, appends, reads, purges, removals, opening);
 criterion_main!(benches);

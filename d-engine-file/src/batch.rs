@@ -105,13 +105,13 @@ impl Change {
             push_record(out, 0, 0, KIND_TRUNCATE_FROM, 0, from);
         }
         for entry in &self.entries {
-            let bytes = entry.encode();
-            push_record(out, bytes.len() as u32, own_checksum(&bytes), KIND_ENTRY, entry.kind.to_byte(), entry.term);
+            let bytes = entry.encoded();
+            push_record(out, bytes.len() as u32, own_checksum(bytes), KIND_ENTRY, entry.kind.to_byte(), entry.term);
         }
         let packed = packer.and_then(|packer| packer.pack(&self.entries, self.data_len(), seed, out));
         if packed.is_none() {
             for entry in &self.entries {
-                out.extend_from_slice(&entry.encode());
+                out.extend_from_slice(entry.encoded());
             }
         }
         let first_index = self.entries.first().map_or(0, |entry| entry.index);

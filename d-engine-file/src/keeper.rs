@@ -1,5 +1,5 @@
 //! The background thread of the log: prepares the next segment ahead of use, a purged one or a new file of zeros in steps
-//! paced by the appends, and notes the synced position in the state file once the log rests.
+//! paced by the appends, notes the synced position in the state file once the log rests, and frees what left memory.
 //!
 //! It is owned and joined by the log store, and never touches a segment that has its name.
 
@@ -11,6 +11,7 @@ use d_engine_core::{Error, Result};
 
 use crate::segment::Position;
 use crate::shared::{Shared, lock};
+use crate::tail::Cached;
 use crate::wal::{Prepared, STEP};
 
 /// The synced position goes to the state file after this time without a flush.
@@ -48,6 +49,8 @@ struct State {
     unsaved: bool,
     /// It is to hear of them now.
     save_now: bool,
+    /// Entries that are to be freed.
+    discarded: Vec<Cached>,
 }
 
 impl Keeper {
@@ -81,11 +84,24 @@ impl Keeper {
         }
     }
 
-    /// The prepared segment, at least `length` bytes long; waits until it is ready.
+    /// The prepared segment, as long as it was requested and at least `length` bytes; waits until it is ready.
     ///
     /// # Errors
     /// `NoSpace` or `Io`; nothing has changed, and the next call tries anew.
     pub(crate) fn take(&self, length: u64) -> Result<Prepared> {
+        self.wait_for(|requested| requested.max(length))
+    }
+
+    /// [`Keeper::take`] of what there is by now, at least `length` bytes and one step: filling a whole segment would take
+    /// too long.
+    ///
+    /// # Errors
+    /// As [`Keeper::take`].
+    pub(crate) fn take_short(&self, length: u64) -> Result<Prepared> {
+        self.wait_for(|requested| requested.min(STEP).max(length))
+    }
+
+    fn wait_for(&self, enough: impl Fn(u64) -> u64) -> Result<Prepared> {
         let mut state = lock(&self.desk.state);
         loop {
             if let Some(prepared) = state.ready.take() {
@@ -95,8 +111,7 @@ impl Keeper {
             if state.stop {
                 return Err(Error::Poisoned { why: "the thread that prepares log segments has ended".into() });
             }
-            let wanted = state.wanted.unwrap_or(0).max(length);
-            state.wanted = Some(wanted);
+            state.wanted = Some(enough(state.wanted.unwrap_or(0)));
             state.urgent = true;
             self.desk.changed.notify_all();
             state = self.desk.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -111,6 +126,19 @@ impl Keeper {
     pub(crate) fn add_spare(&self, spare: Prepared) {
         lock(&self.desk.state).spares.push(spare);
         self.desk.changed.notify_all();
+    }
+
+    /// Frees entries beside the caller. If the last ones are still waiting (the thread may be stuck in a sync), the caller
+    /// frees these himself: what waits is bounded.
+    pub(crate) fn discard(&self, entries: Vec<Cached>) {
+        if entries.is_empty() {
+            return;
+        }
+        let mut state = lock(&self.desk.state);
+        if state.discarded.is_empty() && !state.stop {
+            state.discarded = entries;
+            self.desk.changed.notify_all();
+        }
     }
 
     /// Says that a flush was made.
@@ -152,6 +180,13 @@ fn run(shared: &Shared, desk: &Desk) {
     let mut seen = Position::default();
     let mut state = lock(&desk.state);
     while !state.stop {
+        if !state.discarded.is_empty() {
+            let discarded = std::mem::take(&mut state.discarded);
+            drop(state);
+            drop(discarded);
+            state = lock(&desk.state);
+            continue;
+        }
         let length = partial.as_ref().map_or(0, |prepared| prepared.length);
         // A spare file is there already: it need not wait for its time.
         let spare = partial.is_none() && !state.spares.is_empty();

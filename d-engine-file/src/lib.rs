@@ -24,6 +24,7 @@ use d_engine_core::{Error, Result, StorageEngine};
 
 mod active;
 mod batch;
+mod inspect;
 mod keeper;
 mod kv_store;
 mod log_index;
@@ -38,10 +39,12 @@ mod seal;
 mod segment;
 mod shared;
 mod slot_file;
+mod tail;
 mod verify;
 pub mod vfs;
 mod wal;
 
+pub use inspect::{Inspection, SegmentPart, SegmentView, StateView, inspect};
 pub use kv_store::FileKvStore;
 pub use log_store::FileLogStore;
 pub use meta_store::FileMetaStore;
@@ -72,7 +75,7 @@ pub struct FileStorageOptions {
     pub segment_bytes_min: u64,
     /// Bytes of the longest segment, unless a single batch is longer; at most 1 GiB.
     pub segment_bytes_max: u64,
-    /// Bytes of the newest entries that are kept in memory.
+    /// Bytes of memory for the newest entries, which are read from there.
     pub tail_cache_bytes: usize,
     /// Whether batches are compressed when they are written. Those on disk are read either way.
     pub compression: Compression,

@@ -7,11 +7,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use d_engine_core::{Entry, EntryKind, LogId};
+use d_engine_core::{Entry, EntryKind, LogId, LogSummary, Membership, Result};
 
 use crate::batch::{Body, Change};
 use crate::pack::Packed;
 use crate::seal::Seal;
+use crate::tail::{Cached, Tail};
 use crate::vfs::VfsFile;
 
 /// Where an entry's bytes lie: in their segment, or in the data of a compressed batch before compression.
@@ -92,7 +93,7 @@ impl LogIndex {
             segments: VecDeque::new(),
             runs: Vec::new(),
             memberships: Vec::new(),
-            tail: Tail { entries: VecDeque::new(), bytes: 0, bytes_max: tail_bytes_max },
+            tail: Tail::new(tail_bytes_max),
         }
     }
 
@@ -125,12 +126,19 @@ impl LogIndex {
         }
     }
 
-    pub(crate) fn runs(&self) -> &[LogId] {
-        &self.runs
-    }
-
-    pub(crate) fn memberships(&self) -> &[Entry] {
-        &self.memberships
+    /// The shape of the log.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Unsupported` for a membership that cannot be read.
+    pub(crate) fn summary(&self) -> Result<LogSummary> {
+        let mut summary = LogSummary::new(self.floor);
+        let (last, term) = self.last();
+        summary.last = LogId::new(term.unwrap_or(0), last);
+        summary.runs.clone_from(&self.runs);
+        for entry in &self.memberships {
+            summary.memberships.push((entry.index, Membership::decode(&entry.data)?));
+        }
+        Ok(summary)
     }
 
     /// The first index that the segments hold, dead entries included.
@@ -213,8 +221,8 @@ impl LogIndex {
             segment.packs.push(Pack { first: first.index, entries, offset: offset as u32, packed });
             offset = 0;
         }
-        segment.spans.reserve(change.entries.len());
-        for entry in change.entries {
+        reserve(&mut segment.spans, change.entries.len());
+        for entry in &change.entries {
             debug_assert_eq!(entry.index, segment.first + segment.spans.len() as u64, "entries continue the log");
             let len = entry.encoded_len();
             segment.spans.push(Span { offset: offset as u32, len: len as u32 });
@@ -223,11 +231,11 @@ impl LogIndex {
                 self.runs.push(entry.id());
             }
             if entry.kind == EntryKind::Membership {
-                self.memberships.push(copy(&entry));
+                self.memberships.push(copy(entry));
             }
-            if keep {
-                self.tail.push(entry);
-            }
+        }
+        if keep {
+            self.tail.push(change.entries);
         }
     }
 
@@ -282,20 +290,18 @@ impl LogIndex {
 
     /// Forgets everything; the log begins after `floor`. Returns its segments, oldest first.
     pub(crate) fn restart(&mut self, floor: LogId) -> Vec<Segment> {
-        let fresh = Self::new(floor, self.tail.bytes_max);
+        let fresh = Self { tail: self.tail.emptied(), ..Self::new(floor, 0) };
         std::mem::replace(self, fresh).segments.into()
     }
 
-    /// The first index that memory has; then it has all behind it.
-    pub(crate) fn first_cached(&self) -> Option<u64> {
-        self.tail.entries.front().map(|entry| entry.index)
+    /// The entries that memory has.
+    pub(crate) fn tail(&self) -> &Tail {
+        &self.tail
     }
 
-    /// The entries from `index` on, if memory has it.
-    pub(crate) fn cached(&self, index: u64) -> impl Iterator<Item = &Entry> {
-        let first = self.tail.entries.front().map_or(u64::MAX, |entry| entry.index);
-        let skipped = index.checked_sub(first).and_then(|n| usize::try_from(n).ok());
-        self.tail.entries.iter().skip(skipped.unwrap_or(usize::MAX))
+    /// Entries that memory had and that are to be freed where it delays nobody.
+    pub(crate) fn take_removed(&mut self) -> Vec<Cached> {
+        self.tail.take_removed()
     }
 
     /// Where the entry at `index` lies on disk, and those behind it.
@@ -319,37 +325,9 @@ fn copy(entry: &Entry) -> Entry {
     Entry::new(entry.index, entry.term, entry.kind, &entry.data)
 }
 
-/// The newest entries, bounded in bytes.
-#[derive(Debug)]
-struct Tail {
-    entries: VecDeque<Entry>,
-    bytes: usize,
-    bytes_max: usize,
-}
-
-impl Tail {
-    fn push(&mut self, entry: Entry) {
-        if self.entries.back().is_some_and(|last| last.index + 1 != entry.index) {
-            self.entries.clear();
-            self.bytes = 0;
-        }
-        self.bytes += entry.encoded_len();
-        self.entries.push_back(entry);
-        while self.bytes > self.bytes_max {
-            let Some(oldest) = self.entries.pop_front() else { break };
-            self.bytes -= oldest.encoded_len();
-        }
-    }
-
-    fn truncate(&mut self, from: u64) {
-        while let Some(last) = self.entries.pop_back_if(|entry| entry.index >= from) {
-            self.bytes -= last.encoded_len();
-        }
-    }
-
-    fn purge(&mut self, up_to: u64) {
-        while let Some(first) = self.entries.pop_front_if(|entry| entry.index <= up_to) {
-            self.bytes -= first.encoded_len();
-        }
+/// Makes room as a vector does by itself, but an eighth at a time instead of doubling: a log's index is long.
+fn reserve(spans: &mut Vec<Span>, more: usize) {
+    if spans.capacity() - spans.len() < more {
+        spans.reserve_exact(more.max(spans.len() / 8).max(64));
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use async_trait::async_trait;
-use d_engine_core::{Entry, Error, LogId, LogStore, LogSummary, Membership, Result};
+use d_engine_core::{Entry, Error, LogId, LogStore, LogSummary, Result};
 
 use crate::active::Active;
 use crate::batch::{self, Change, Place};
@@ -92,6 +92,16 @@ impl FileLogStore {
         self.index.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes the index. Entries that leave memory by it are freed elsewhere, not under the lock.
+    fn update<T>(&self, change: impl FnOnce(&mut LogIndex) -> T) -> T {
+        let (result, removed) = {
+            let mut index = self.index_mut();
+            (change(&mut index), index.take_removed())
+        };
+        self.keeper.discard(removed);
+        result
+    }
+
     /// Writes one batch and makes it readable.
     fn append(&self, writer: &mut Writer, change: Change) -> Result<()> {
         let length = change.encoded_len();
@@ -120,7 +130,7 @@ impl FileLogStore {
         if buffer.capacity() > BUFFER_BYTES_MAX {
             *buffer = Vec::new();
         }
-        self.index_mut().apply(change, body, true);
+        self.update(|index| index.apply(change, body, true));
         self.pace(&writer.active, position, end);
         Ok(())
     }
@@ -188,9 +198,10 @@ impl FileLogStore {
 
     /// Drops the whole log, which then begins after `floor`: one write of the state file decides.
     fn restart(&self, writer: &mut Writer, floor: LogId) -> Result<()> {
-        // A purge may be what frees a full disk: then the smallest segment has to do.
-        let prepared = match self.keeper.take(FIRST_BATCH + PAGE) {
-            Err(Error::NoSpace { .. }) => self.keeper.take(FIRST_BATCH + PAGE)?,
+        // A purge may be what frees a full disk: then the smallest segment has to do, as the keeper forgets the request
+        // that it could not fulfil.
+        let prepared = match self.keeper.take_short(FIRST_BATCH + PAGE) {
+            Err(Error::NoSpace { .. }) => self.keeper.take_short(FIRST_BATCH + PAGE)?,
             taken => taken?,
         };
         let header = SegmentHeader {
@@ -211,12 +222,11 @@ impl FileLogStore {
         let file = Arc::clone(&prepared.file);
         self.begin(writer, Active::new(&header, prepared.file, FIRST_BATCH));
         self.shared.save_state(|_| {})?;
-        let removed = {
-            let mut index = self.index_mut();
+        let removed = self.update(|index| {
             let removed = index.restart(floor);
             index.push_segment(header.sequence, file, 0);
             removed
-        };
+        });
         self.remove(removed)
     }
 
@@ -229,7 +239,7 @@ impl FileLogStore {
             state.first_segment = first_segment;
             state.purged = up_to;
         })?;
-        let removed = self.index_mut().purge(up_to);
+        let removed = self.update(|index| index.purge(up_to));
         self.remove(removed)
     }
 
@@ -399,14 +409,6 @@ impl LogStore for FileLogStore {
 
     /// From memory: no entry is read again.
     async fn summary(&self) -> Result<LogSummary, Error> {
-        let index = self.index();
-        let mut summary = LogSummary::new(index.purged());
-        let (last, term) = index.last();
-        summary.last = LogId::new(term.unwrap_or(0), last);
-        summary.runs = index.runs().to_vec();
-        for entry in index.memberships() {
-            summary.memberships.push((entry.index, Membership::decode(&entry.data)?));
-        }
-        Ok(summary)
+        self.index().summary()
     }
 }

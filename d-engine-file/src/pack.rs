@@ -33,7 +33,7 @@ impl Packer {
         }
         self.raw.clear();
         for entry in entries {
-            self.raw.extend_from_slice(&entry.encode());
+            self.raw.extend_from_slice(entry.encoded());
         }
         let start = out.len();
         let packed_at = start + CHECKSUM_LEN;

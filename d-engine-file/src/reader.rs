@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use d_engine_core::{Entry, Error, LogId, Result};
+use d_engine_core::{ENTRY_HEADER_LEN, Entry, Error, LogId, Result};
 
 use crate::log_index::{LogIndex, Pack, Span, Stored};
 use crate::pack;
@@ -48,7 +48,7 @@ impl Plan {
             return Err(Error::Compacted { first: purged + 1 });
         }
         let (mut next, end) = (*range.start(), (*range.end()).min(index.last_index()));
-        let disk_end = index.first_cached().map_or(end, |first| end.min(first - 1));
+        let disk_end = index.tail().first_index().map_or(end, |first| end.min(first - 1));
         let mut budget = Budget { left: max_bytes, first: true };
         let mut plan = Self::default();
         while next <= disk_end {
@@ -59,8 +59,11 @@ impl Plan {
             next += run.spans.len() as u64;
             plan.on_disk.push(run);
         }
-        let cached = index.cached(next).take((end + 1).saturating_sub(next) as usize);
-        plan.in_memory = cached.take_while(|entry| budget.takes(entry.encoded_len())).cloned().collect();
+        let most = (end + 1).saturating_sub(next) as usize;
+        let cached = index.tail().from(next).take(most).take_while(|entry| budget.takes(entry.encoded_len()));
+        // At once: growing would copy what is there again and again.
+        plan.in_memory.reserve_exact(most.min(max_bytes / ENTRY_HEADER_LEN + 1));
+        plan.in_memory.extend(cached.cloned());
         Ok(plan)
     }
 

@@ -14,7 +14,7 @@ use crate::log_index::LogIndex;
 use crate::log_state::LogState;
 use crate::reader;
 use crate::seal::Seal;
-use crate::segment::{FIRST_BATCH, PAGE, Position, Seed, SegmentHeader, page_up};
+use crate::segment::{FIRST_BATCH, PAGE, Position, Seed, SegmentHeader, owner_of, page_up};
 use crate::vfs::VfsFile;
 use crate::wal::WalDir;
 
@@ -109,17 +109,24 @@ fn check_boundary(wal: &WalDir, state: &LogState, index: &LogIndex) -> Result<()
 fn open_segment(wal: &WalDir, uuid: u128, sequence: u64) -> Result<(SegmentHeader, Arc<dyn VfsFile>)> {
     let path = wal.segment_path(sequence);
     let file = wal.disk.open(&path).map_err(|e| Error::io(format!("opening {}", path.display()), e))?;
-    let header = read_header(wal, uuid, sequence, file.as_ref())?;
+    let header = read_header(wal, Some(uuid), sequence, file.as_ref())?;
     Ok((header, file))
 }
 
-/// Reads and verifies the first page of a segment, and that the file is as long as it says.
-pub(crate) fn read_header(wal: &WalDir, uuid: u128, sequence: u64, file: &dyn VfsFile) -> Result<SegmentHeader> {
+/// Reads and verifies the first page of a segment, and that the file is as long as it says. Without the log's uuid the
+/// one in the page has to do.
+pub(crate) fn read_header(
+    wal: &WalDir,
+    uuid: Option<u128>,
+    sequence: u64,
+    file: &dyn VfsFile,
+) -> Result<SegmentHeader> {
     let path = wal.segment_path(sequence);
     let doing = || format!("reading {}", path.display());
     let length = file.len().map_err(|e| Error::io(doing(), e))?;
     let mut page = vec![0u8; length.min(PAGE) as usize];
     file.read_exact_at(&mut page, 0).map_err(|e| Error::io(doing(), e))?;
+    let uuid = uuid.or_else(|| owner_of(&page).map(|(uuid, _)| uuid)).unwrap_or_default();
     let header = SegmentHeader::decode(&page, uuid, sequence).map_err(|error| match error {
         Error::Corrupt { place, indexes } => {
             Error::Corrupt { place: format!("{}: {place}; {}", path.display(), crate::RECOVERY), indexes }
@@ -175,7 +182,7 @@ impl Scan<'_> {
     }
 
     /// The seal that this segment holds, of the one before it, which is `sealed`.
-    fn seal(&self, file: &dyn VfsFile, sealed: u64) -> Result<Seal> {
+    pub(crate) fn seal(&self, file: &dyn VfsFile, sealed: u64) -> Result<Seal> {
         let (first, last) = (self.header.previous.index, self.header.previous.index);
         let corrupt = |why: &str| self.corrupt(FIRST_BATCH, why, first, last);
         let bytes = self.load(file, self.header.first_batch())?;
@@ -211,7 +218,12 @@ impl Scan<'_> {
     }
 
     /// Reads a segment that another follows without a seal: it was durable up to where that one says.
-    fn completed_segment(&self, index: &mut LogIndex, file: &dyn VfsFile, next: &SegmentHeader) -> Result<()> {
+    pub(crate) fn completed_segment(
+        &self,
+        index: &mut LogIndex,
+        file: &dyn VfsFile,
+        next: &SegmentHeader,
+    ) -> Result<()> {
         let end = next.previous_end;
         if end < FIRST_BATCH || end > self.header.length {
             let why = format!("the next segment says that this one ends at {end}");
@@ -244,7 +256,12 @@ impl Scan<'_> {
     }
 
     /// Reads the segment that was written last, up to the first thing that is not a batch.
-    fn last_segment(&self, index: &mut LogIndex, file: &Arc<dyn VfsFile>, synced: Position) -> Result<LastSegment> {
+    pub(crate) fn last_segment(
+        &self,
+        index: &mut LogIndex,
+        file: &Arc<dyn VfsFile>,
+        synced: Position,
+    ) -> Result<LastSegment> {
         let bytes = self.load(file.as_ref(), self.header.length)?;
         let mut proof = self.header.first_batch();
         let mut prove = |position: Position| {

@@ -133,7 +133,14 @@ impl SegmentHeader {
         let sum = reader.u32()?;
         let found = Seed::new(uuid, sequence).checksum(reader.rest());
         if found != sum {
-            return Err(Error::corrupt(format!("header checksum {found:08x}, expected {sum:08x}")));
+            return Err(Error::corrupt(match owner_of(page) {
+                Some((other, number)) if other != uuid => format!(
+                    "it belongs to another log: its header is the one of segment {number} of log {other:032x}, and this \
+                     is log {uuid:032x}"
+                ),
+                Some((_, number)) => format!("its header is the one of segment {number} of this log"),
+                None => format!("header checksum {found:08x}, expected {sum:08x}"),
+            }));
         }
         let version = reader.u16()?;
         let flags = reader.u16()?;
@@ -171,6 +178,17 @@ impl SegmentHeader {
         }
         Ok(header)
     }
+}
+
+/// The log and the sequence that a first page says it belongs to, if its checksum holds for them.
+pub(crate) fn owner_of(page: &[u8]) -> Option<(u128, u64)> {
+    let mut reader = Reader::new(page, "segment header");
+    let magic = reader.take(8).ok()?;
+    let sum = reader.u32().ok()?;
+    let sealed = reader.rest();
+    reader.take(4).ok()?;
+    let (uuid, sequence) = (reader.u128().ok()?, reader.u64().ok()?);
+    (magic == MAGIC && Seed::new(uuid, sequence).checksum(sealed) == sum).then_some((uuid, sequence))
 }
 
 /// Tells segments apart that have the same log and sequence; never 0.

@@ -7,7 +7,7 @@ use d_engine_core::{LogId, Result};
 use crate::log_index::{LogIndex, Segment};
 use crate::replay::{Scan, read_header};
 use crate::seal::Seal;
-use crate::segment::Position;
+use crate::segment::{FIRST_BATCH, Position};
 use crate::vfs::VfsFile;
 use crate::wal::WalDir;
 
@@ -46,25 +46,29 @@ pub(crate) fn verify(wal: &WalDir, uuid: u128, segments: &[SegmentFile], last: P
     let mut expected: Option<Seal> = None;
     for SegmentFile { sequence, file, end } in segments {
         let end = if *sequence == last.segment { last.offset } else { *end };
-        let header = read_header(wal, uuid, *sequence, file.as_ref())?;
+        let header = read_header(wal, Some(uuid), *sequence, file.as_ref())?;
         let scan = Scan { wal, header: &header, seed: header.seed() };
         let mut index = LogIndex::new(header.previous, 0);
         index.push_segment(*sequence, Arc::clone(file), 0);
         scan.all_batches(&mut index, file.as_ref(), end, header.previous.index, &mut |batch| {
             check.batches += u64::from(batch.seal.is_none());
             check.entries += batch.change.entries.len() as u64;
-            let (Some(found), Some(expected)) = (&batch.seal, &mut expected) else { return Ok(()) };
-            let found = Seal::decode(found)?;
-            expected.clip_like(&found);
-            if found == *expected {
-                return Ok(());
-            }
-            let why = format!("the seal of segment {} is not what its batches add up to", found.sequence);
-            Err(scan.corrupt(batch.header.place.position, &why, found.first, header.previous.index))
+            let (Some(found), Some(expected)) = (&batch.seal, expected.take()) else { return Ok(()) };
+            check_seal(&scan, &Seal::decode(found)?, expected)
         })?;
         check.segments += 1;
         check.bytes += end;
         expected = index.seal(end, LogId::default());
     }
     Ok(check)
+}
+
+/// Compares the seal that the segment of `scan` holds with what the batches of the one before add up to.
+pub(crate) fn check_seal(scan: &Scan<'_>, found: &Seal, mut expected: Seal) -> Result<()> {
+    expected.clip_like(found);
+    if *found == expected {
+        return Ok(());
+    }
+    let why = format!("the seal of segment {} is not what its batches add up to", found.sequence);
+    Err(scan.corrupt(FIRST_BATCH, &why, found.first, scan.header.previous.index))
 }

@@ -119,6 +119,83 @@ impl Vfs for OsDisk {
     }
 }
 
+/// The operating system's file system, of which nothing can be changed: every call that would is refused.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReadOnlyDisk;
+
+fn refused<T>() -> io::Result<T> {
+    Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "the directory is only looked at"))
+}
+
+impl Vfs for ReadOnlyDisk {
+    fn create_dir_all(&self, _path: &Path) -> io::Result<()> {
+        refused()
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn VfsFile>> {
+        Ok(Arc::new(ReadOnlyFile(OsFile(File::open(path)?))))
+    }
+
+    fn create(&self, _path: &Path) -> io::Result<Arc<dyn VfsFile>> {
+        refused()
+    }
+
+    fn rename(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        refused()
+    }
+
+    fn remove(&self, _path: &Path) -> io::Result<()> {
+        refused()
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        OsDisk.list(path)
+    }
+
+    fn sync_dir(&self, _path: &Path) -> io::Result<()> {
+        refused()
+    }
+
+    /// Shared with others who only look; a lock file that is not there is not made, and nobody holds it.
+    fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(Box::new(NoLock))),
+            file => file?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Some(Box::new(OsLock { _file: file }))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct ReadOnlyFile(OsFile);
+
+impl VfsFile for ReadOnlyFile {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(buffer, offset)
+    }
+
+    fn write_all_at(&self, _data: &[u8], _offset: u64) -> io::Result<()> {
+        refused()
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        refused()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+}
+
+#[derive(Debug)]
+struct NoLock;
+
+impl VfsLock for NoLock {}
+
 #[derive(Debug)]
 struct OsFile(File);
 

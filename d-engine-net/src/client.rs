@@ -23,8 +23,8 @@ use crate::generated::v1::request::Op;
 use crate::kv::{SessionCalls, half_way_to};
 use crate::peer::lock;
 use crate::{
-    ClientError, Connection, Digest, KeyValue, KvCalls, NodeStatus, ReadMode, Reply, Result, WatchStream, answer_of,
-    outcome_of,
+    ClientError, Connection, Digest, KeyValue, KvCalls, NodeStatus, Operated, Operation, ReadMode, Reply, Result,
+    WatchStream, answer_of, outcome_of,
 };
 use watch::WatchChannels;
 
@@ -184,6 +184,23 @@ impl Client {
         let deadline = Instant::now() + self.shared.options.timeout;
         let reply = retry_once(|| connection.read(KvQuery::Digest.encode(), ReadMode::Local, deadline)).await?;
         Digest::from_answer(answer_of(reply)?)
+    }
+
+    /// Changes the membership or moves leadership; [`Operation::MakeSnapshot`] is for one node, see
+    /// [`make_snapshot_of`](Client::make_snapshot_of).
+    pub async fn operate(&self, operation: Operation) -> Result<Operated> {
+        self.shared
+            .call(|connection, deadline, pass_on| {
+                let operation = operation.clone();
+                async move { connection.operate(operation, !pass_on, deadline).await }
+            })
+            .await
+    }
+
+    /// Makes a snapshot of the state of the node at `endpoint`, and answers when it is durable.
+    pub async fn make_snapshot_of(&self, endpoint: &str) -> Result<Operated> {
+        let deadline = Instant::now() + self.shared.options.timeout;
+        self.shared.connection(endpoint).operate(Operation::MakeSnapshot, true, deadline).await
     }
 }
 

@@ -15,14 +15,15 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tonic::Streaming;
 
 use crate::channel::{dial, host_and_port, stream_end};
-use crate::convert::{detail_to_error, mode_to_wire, reply_from_wire, status_from_wire};
+use crate::convert::{detail_to_error, mode_to_wire, operation_to_wire, reply_from_wire, status_from_wire};
 use crate::generated::v1;
 use crate::generated::v1::pipeline_client::PipelineClient;
 use crate::generated::v1::request::Op;
 use crate::generated::v1::response::Result as Outcome;
 use crate::peer::lock;
 use crate::{
-    COMMAND_LEN_MAX, ClientError, FRAME_LEN_MAX, FRAME_LEN_TARGET, NodeStatus, ReadMode, Reason, Reply, Result,
+    COMMAND_LEN_MAX, ClientError, FRAME_LEN_MAX, FRAME_LEN_TARGET, NodeStatus, Operated, Operation, ReadMode, Reason,
+    Reply, Result,
 };
 
 /// A node accepts a stream within so long; requests are sent only afterwards.
@@ -98,6 +99,18 @@ impl Connection {
         }
     }
 
+    /// Asks for an operation; with `forwarded` the node does not pass it on, but answers `NotLeader` if it does not lead.
+    ///
+    /// # Errors
+    /// `Unknown` if no answer came by `deadline` or before the connection broke. Every other error says that nothing was
+    /// changed.
+    pub async fn operate(&self, operation: Operation, forwarded: bool, deadline: Instant) -> Result<Operated> {
+        match self.call(Op::Operation(operation_to_wire(operation, forwarded)), deadline).await? {
+            Outcome::Operated(v1::Operated { index }) => Ok(Operated::new(index)),
+            _ => Err(no_answer(true, "the node's answer is not understood")),
+        }
+    }
+
     pub(crate) async fn call_for_reply(&self, op: Op, deadline: Instant) -> Result<Reply> {
         let write = is_write(&op);
         match self.call(op, deadline).await? {
@@ -135,7 +148,7 @@ impl Drop for Owner {
 }
 
 fn is_write(op: &Op) -> bool {
-    matches!(op, Op::Propose(_))
+    matches!(op, Op::Propose(_) | Op::Operation(_))
 }
 
 /// What a caller is told whose request was sent and is not answered any more.
@@ -147,7 +160,7 @@ fn op_len(op: &Op) -> usize {
     match op {
         Op::Propose(propose) => propose.command.len(),
         Op::Read(read) => read.query.len(),
-        Op::Status(_) => 0,
+        Op::Status(_) | Op::Operation(_) => 0,
     }
 }
 

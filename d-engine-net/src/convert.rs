@@ -3,6 +3,7 @@
 mod errors;
 mod kv;
 mod message;
+mod operation;
 mod reasons;
 mod status;
 
@@ -18,6 +19,7 @@ pub(crate) use kv::{
     result_to_wire, txn_from_wire, watch_from_wire, watch_message_from_wire, watch_message_to_wire, watch_to_wire,
 };
 pub(crate) use message::{hello_from_wire, hello_to_wire, message_from_wire, message_to_wire};
+pub(crate) use operation::{operation_from_wire, operation_to_wire};
 pub(crate) use status::{status_from_wire, status_to_wire};
 
 /// Something on the wire that cannot be.
@@ -26,16 +28,16 @@ pub(crate) use status::{status_from_wire, status_to_wire};
 pub(crate) struct Malformed(pub(crate) String);
 
 impl Malformed {
-    fn missing(what: &str) -> Self {
+    pub(crate) fn missing(what: &str) -> Self {
         Self(format!("{what} is missing"))
     }
 }
 
-fn id_to_wire(id: u128) -> Bytes {
+pub(crate) fn id_to_wire(id: u128) -> Bytes {
     Bytes::copy_from_slice(&id.to_be_bytes())
 }
 
-fn id_from_wire(bytes: &[u8], what: &str) -> Result<u128, Malformed> {
+pub(crate) fn id_from_wire(bytes: &[u8], what: &str) -> Result<u128, Malformed> {
     let bytes: [u8; 16] =
         bytes.try_into().map_err(|_| Malformed(format!("{what} has {} bytes instead of 16", bytes.len())))?;
     Ok(u128::from_be_bytes(bytes))

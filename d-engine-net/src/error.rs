@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use d_engine_core::KvReject;
 
+use crate::MembershipError;
+
 /// The result of a request.
 pub type Result<T, E = ClientError> = std::result::Result<T, E>;
 
@@ -180,6 +182,9 @@ pub enum Reason {
         /// What is not known.
         why: String,
     },
+    /// The membership cannot be changed, or leadership moved, like this.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
 }
 
 impl ClientError {
@@ -197,6 +202,12 @@ impl ClientError {
 impl From<Reason> for ClientError {
     fn from(why: Reason) -> Self {
         Self::Rejected { why }
+    }
+}
+
+impl From<MembershipError> for ClientError {
+    fn from(why: MembershipError) -> Self {
+        Reason::from(why).into()
     }
 }
 

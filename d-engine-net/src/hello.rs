@@ -23,6 +23,10 @@ pub struct Hello {
     pub election_timeout_min_ms: u64,
     /// Assumed bound of the difference between two clocks' rates, in parts per million.
     pub clock_drift_ppm: u32,
+    /// Where it is reached, as `host:port`; empty: nowhere.
+    pub address: String,
+    /// The operator has set the address for others to use: it counts more than the one in the membership.
+    pub is_advertised: bool,
 }
 
 impl Hello {
@@ -38,6 +42,8 @@ impl Hello {
             incarnation,
             election_timeout_min_ms: 0,
             clock_drift_ppm: 0,
+            address: String::new(),
+            is_advertised: false,
         }
     }
 

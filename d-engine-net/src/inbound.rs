@@ -117,6 +117,7 @@ impl Inbound {
             return Err(Refused::because(format!("node {node} dialled node {to} and reached node {here}")));
         }
         let claim = Claims::claim(&self.shared, &hello)?;
+        self.shared.greeted_by(&hello);
         self.shared.heard_from(hello.node);
         let answer = hello_to_wire(&local, hello.node);
         self.remote = Some(Remote { hello, claim });
@@ -176,6 +177,7 @@ impl Inbound {
                     return Err(Refused::because(format!("node {} became another on one stream", remote.hello.node)));
                 }
                 remote.hello = hello;
+                self.shared.greeted_by(&remote.hello);
                 self.check_again()
             }
             Some(Frame::Refusal(_)) | None => Ok(()),
@@ -256,6 +258,8 @@ impl Drop for Claim {
         let mut of_node = lock(&self.shared.claims.of_node);
         if of_node.get(&self.node).is_some_and(|(_, current)| Arc::ptr_eq(current, &self.superseded)) {
             of_node.remove(&self.node);
+            drop(of_node);
+            self.shared.left_by(self.node);
         }
     }
 }

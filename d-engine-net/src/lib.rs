@@ -5,6 +5,7 @@
 //! * [`Peers`] carries raft messages between nodes, [`serve`] answers everything that comes in on a node's port.
 //! * [`NodeService`] is what a node offers to its server.
 //! * [`KeyValue`] is the typed key-value store, the same in process and over the wire.
+//! * [`offer_snapshot`] sends a snapshot to another node, on a connection of its own.
 //! * [`Client`] finds and follows the leader; [`Connection`] is one pipelined connection to one node.
 //!
 //! The wire contract is `proto/d_engine/v1`; `cargo xtask codegen` makes the code in `src/generated` from it.
@@ -14,14 +15,18 @@ mod client;
 mod connection;
 mod convert;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod generated;
 mod hello;
 mod inbound;
 mod kv;
+mod operation;
 mod outbound;
 mod peer;
 mod server;
 mod service;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -35,9 +40,11 @@ pub use kv::{
     Listed, Put, Range, Removed, Replaced, Revoked, Session, Swapped, Txn, Watch, WatchStream, Watched, Watcher,
     Written, answer_of, outcome_of, watch_queue,
 };
+pub use operation::{MembershipError, Operated, Operation};
 pub use peer::{PeerEvent, PeerSink, Peers};
 pub use server::{ServeError, serve};
-pub use service::{MemberStatus, NodeService, NodeStatus, ReadMode, Reply};
+pub use service::{MemberStatus, NodeService, NodeStatus, ReadMode, Reply, TransferProgress};
+pub use snapshot::{SnapshotAnswer, SnapshotOffer, SnapshotSink, offer_snapshot};
 
 /// Protocol versions that this build speaks with its peers.
 pub const PROTOCOL_VERSIONS: std::ops::RangeInclusive<u32> = 1..=1;
@@ -47,6 +54,9 @@ pub const COMMAND_LEN_MAX: usize = 16 << 20;
 
 /// Bytes of entries in one message between nodes, at most: with what the wire adds to each, they fit a frame.
 pub const ENTRIES_LEN_MAX: usize = FRAME_LEN_MAX / 2;
+
+/// Bytes of one chunk of a snapshot, at most.
+pub const SNAPSHOT_CHUNK_LEN_MAX: usize = 1 << 20;
 
 /// Bytes of one frame that a receiver accepts.
 const FRAME_LEN_MAX: usize = 64 << 20;

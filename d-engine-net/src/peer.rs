@@ -11,9 +11,9 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::Hello;
 use crate::inbound::Claims;
 use crate::outbound::Link;
+use crate::{Hello, SnapshotAnswer, SnapshotOffer};
 
 /// What peers bring.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,11 @@ pub enum PeerEvent {
         /// The cause in plain words.
         why: String,
     },
+    /// A peer has said who it is, on a stream that it has opened.
+    Hello {
+        /// What it says of itself.
+        hello: Hello,
+    },
     /// The peer has accepted this node's stream.
     Connected {
         /// The peer.
@@ -46,8 +51,6 @@ pub type PeerSink = Arc<dyn Fn(PeerEvent) + Send + Sync>;
 /// Streams to and from all peers.
 pub struct Peers {
     shared: Arc<Shared>,
-    tasks: Mutex<JoinSet<()>>,
-    runtime: Handle,
     stop: watch::Sender<bool>,
 }
 
@@ -58,7 +61,31 @@ pub(crate) struct Shared {
     pub(crate) claims: Claims,
     pub(crate) stop: watch::Receiver<bool>,
     links: Mutex<BTreeMap<u64, Arc<Link>>>,
+    addresses: Mutex<Addresses>,
+    tasks: Mutex<JoinSet<()>>,
+    runtime: Handle,
     warned: Mutex<HashSet<String>>,
+}
+
+/// Where peers are.
+#[derive(Default)]
+struct Addresses {
+    /// As the node was told.
+    named: BTreeMap<u64, String>,
+    /// As those say who have a stream to this node, and whether that counts more than what the node was told.
+    said: BTreeMap<u64, (String, bool)>,
+}
+
+impl Addresses {
+    fn to_dial(&self) -> BTreeMap<u64, String> {
+        let mut wanted = self.named.clone();
+        for (node, (address, is_advertised)) in &self.said {
+            if *is_advertised || !wanted.contains_key(node) {
+                wanted.insert(*node, address.clone());
+            }
+        }
+        wanted
+    }
 }
 
 impl Peers {
@@ -76,38 +103,19 @@ impl Peers {
             claims: Claims::default(),
             stop: stopped,
             links: Mutex::default(),
+            addresses: Mutex::default(),
+            tasks: Mutex::default(),
+            runtime: Handle::current(),
             warned: Mutex::default(),
         };
-        Self { shared: Arc::new(shared), tasks: Mutex::default(), runtime: Handle::current(), stop }
+        Self { shared: Arc::new(shared), stop }
     }
 
     /// Says where the peers are, as `host:port`; this node itself is left out. Peers that are not named are not dialled
-    /// any more; one whose address changed is dialled anew.
+    /// any more, unless they have dialled this node and said where they are; one whose address changed is dialled anew.
     pub fn set_addresses(&self, addresses: Vec<(u64, String)>) {
-        let this_node = self.shared.hello.borrow().node;
-        let mut links = lock(&self.shared.links);
-        let mut tasks = lock(&self.tasks);
-        // Links that ended are joined here, so that they do not pile up.
-        while tasks.try_join_next().is_some() {}
-        links.retain(|node, link| {
-            let stays = addresses.iter().any(|(named, _)| named == node);
-            if !stays {
-                link.close();
-            }
-            stays
-        });
-        if *self.stop.borrow() {
-            return;
-        }
-        for (node, address) in addresses.into_iter().filter(|(node, _)| *node != this_node) {
-            if let Some(link) = links.get(&node) {
-                link.set_address(address);
-                continue;
-            }
-            let link = Arc::new(Link::new(node, address));
-            tasks.spawn_on(link.clone().run(self.shared.clone()), &self.runtime);
-            links.insert(node, link);
-        }
+        lock(&self.shared.addresses).named = addresses.into_iter().collect();
+        self.shared.dial();
     }
 
     /// Queues a message; never waits. When the peer's queue is full or nobody knows the peer's address, the message is
@@ -120,12 +128,23 @@ impl Peers {
         }
     }
 
+    /// [`offer_snapshot`](crate::offer_snapshot) to a peer whose address is known.
+    ///
+    /// # Errors
+    /// In plain words why the peer cannot be reached or does not take it.
+    pub async fn offer_snapshot(&self, to: u64, offer: SnapshotOffer) -> Result<SnapshotAnswer, String> {
+        let address = lock(&self.shared.addresses).to_dial().remove(&to);
+        let address = address.ok_or_else(|| format!("the address of node {to} is not known"))?;
+        let hello = self.shared.hello.borrow().clone();
+        crate::offer_snapshot(&address, &hello, to, offer).await
+    }
+
     /// Ends all streams in both directions and joins the tasks that send. Afterwards nothing is sent, and no further frame
     /// is received.
     pub async fn shutdown(&self) {
         self.stop.send_replace(true);
         lock(&self.shared.links).clear();
-        let mut tasks = std::mem::take(&mut *lock(&self.tasks));
+        let mut tasks = std::mem::take(&mut *lock(&self.shared.tasks));
         while tasks.join_next().await.is_some() {}
     }
 
@@ -143,6 +162,55 @@ impl fmt::Debug for Peers {
 const WARNED_MAX: usize = 256;
 
 impl Shared {
+    /// Brings the links in line with the addresses.
+    fn dial(self: &Arc<Self>) {
+        let this_node = self.hello.borrow().node;
+        let mut links = lock(&self.links);
+        let mut tasks = lock(&self.tasks);
+        // Links that ended are joined here, so that they do not pile up.
+        while tasks.try_join_next().is_some() {}
+        let mut wanted = lock(&self.addresses).to_dial();
+        wanted.remove(&this_node);
+        links.retain(|node, link| {
+            let stays = wanted.contains_key(node);
+            if !stays {
+                link.close();
+            }
+            stays
+        });
+        if self.is_stopped() {
+            return;
+        }
+        for (node, address) in wanted {
+            if let Some(link) = links.get(&node) {
+                link.set_address(address);
+                continue;
+            }
+            let link = Arc::new(Link::new(node, address));
+            tasks.spawn_on(link.clone().run(self.clone()), &self.runtime);
+            links.insert(node, link);
+        }
+    }
+
+    /// A peer has said who and where it is.
+    pub(crate) fn greeted_by(self: &Arc<Self>, hello: &Hello) {
+        if !hello.address.is_empty() {
+            let said = (hello.address.clone(), hello.is_advertised);
+            let before = lock(&self.addresses).said.insert(hello.node, said.clone());
+            if before != Some(said) {
+                self.dial();
+            }
+        }
+        (self.sink)(PeerEvent::Hello { hello: hello.clone() });
+    }
+
+    /// A peer's stream has ended, and no other has taken its place.
+    pub(crate) fn left_by(self: &Arc<Self>, node: u64) {
+        if lock(&self.addresses).said.remove(&node).is_some() {
+            self.dial();
+        }
+    }
+
     /// Logs a cause once, not once per attempt.
     pub(crate) fn warn_once(&self, why: &str) {
         let mut warned = lock(&self.warned);

@@ -23,8 +23,10 @@ use crate::generated::v1::lease_server::LeaseServer;
 use crate::generated::v1::peer_server::PeerServer;
 use crate::generated::v1::pipeline_server::PipelineServer;
 use crate::generated::v1::session_server::SessionServer;
+use crate::generated::v1::snapshots_server::SnapshotsServer;
 use crate::generated::v1::watch_server::WatchServer;
 use crate::inbound::PeerService;
+use crate::snapshot::SnapshotService;
 use crate::{FRAME_LEN_MAX, HTTP2_FRAME_LEN, NodeService, Peers, WINDOW_LEN};
 
 /// From the wish to stop: requests under way may still be answered for so long.
@@ -79,6 +81,7 @@ pub async fn serve(
         .add_service(LeaseServer::new(key_value.clone()).max_decoding_message_size(FRAME_LEN_MAX))
         .add_service(SessionServer::new(key_value))
         .add_service(WatchServer::new(watcher::WatchService::new(service.clone(), stop.clone())))
+        .add_service(SnapshotsServer::new(SnapshotService::new(service.clone(), &peers, stop.clone())))
         .add_service(ClusterServer::new(cluster::ClusterService::new(service)))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
             stopping.reached(Phase::Stopping).await;

@@ -4,7 +4,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use d_engine_core::{LogId, WatchSink};
 
-use crate::{Reason, Result};
+use crate::snapshot::{SnapshotAnswer, SnapshotOffer};
+use crate::{Operated, Operation, Reason, Result};
 
 /// A node as its server sees it. The server checks shape and size of what arrives; the node does the rest.
 #[async_trait]
@@ -45,6 +46,23 @@ pub trait NodeService: Send + Sync + 'static {
 
     /// Bytes of one value, at most.
     fn max_value_len(&self) -> usize;
+
+    /// Changes the membership, moves leadership or makes a snapshot. A node that does not lead passes the first two on to
+    /// the leader, once, as with [`propose`](NodeService::propose).
+    ///
+    /// # Errors
+    /// [`Unknown`](crate::ClientError::Unknown) if the change may have been made; every other error says that it was not.
+    async fn operate(&self, _operation: Operation, _forwarded: bool) -> Result<Operated> {
+        Err(Reason::Unsupported { why: "this node takes no orders of operators".to_owned() }.into())
+    }
+
+    /// A leader offers a snapshot.
+    ///
+    /// # Errors
+    /// In plain words why this node does not take it.
+    async fn take_snapshot(&self, _offer: SnapshotOffer) -> Result<SnapshotAnswer, String> {
+        Err("this node takes no snapshots".to_owned())
+    }
 }
 
 /// How fresh an answer must be.
@@ -106,6 +124,21 @@ pub struct NodeStatus {
     pub sync_micros_p50: Option<u64>,
     /// 99th percentile of the same.
     pub sync_micros_p99: Option<u64>,
+    /// Index up to which its log is purged.
+    pub purged: u64,
+    /// Index of the last entry in its newest snapshot.
+    pub snapshot: Option<u64>,
+    /// How much has arrived of a snapshot that is on its way to this node.
+    pub receiving: Option<TransferProgress>,
+}
+
+/// How far the transfer of a snapshot is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TransferProgress {
+    /// Bytes that have been sent or have arrived.
+    pub done: u64,
+    /// Bytes of the snapshot.
+    pub total: u64,
 }
 
 /// One member of the cluster, as the asked node sees it.
@@ -121,4 +154,8 @@ pub struct MemberStatus {
     pub matched: Option<u64>,
     /// Known to a leader: milliseconds since the member's last answer.
     pub silent_for_ms: Option<u64>,
+    /// Its data directory.
+    pub incarnation: u128,
+    /// Known to a leader: how much was sent of a snapshot that is on its way to the member.
+    pub snapshot: Option<TransferProgress>,
 }

@@ -5,5 +5,6 @@ mod fake;
 mod frames;
 mod links;
 mod sessions;
+mod snapshots;
 mod throughput;
 mod unary;

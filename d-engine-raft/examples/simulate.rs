@@ -22,6 +22,7 @@ const HELP: &str = "Runs seeds of the simulator. Exit code 0: every law held; 1:
   --seed S          this seed alone
   --steps N         steps with faults in each seed (10000)
   --nodes N         nodes of each cluster at first; else the seed decides
+  --minutes N       begin no more seeds after this time
   --threads N       seeds that run at once (one for each processor)
   --faults N        thousandths of the usual frequency of faults (1000); 0: none
   --lease           leases are on in every seed, not in a third of them
@@ -41,6 +42,7 @@ struct Arguments {
     first: u64,
     count: u64,
     threads: usize,
+    limit: Option<Duration>,
     shrinks: bool,
     options: Options,
 }
@@ -59,11 +61,11 @@ fn main() -> ExitCode {
         }
     };
     quieten_panics();
-    let Arguments { first, count, threads, shrinks, options } = arguments;
+    let Arguments { first, count, threads, limit, shrinks, options } = arguments;
     let progress = Progress::new(count);
     let report = run_seeds(first, count, threads, &options, |report| {
         progress.show(report.seeds, report.total.steps, report.violations.len());
-        true
+        limit.is_none_or(|limit| progress.took() < limit)
     });
     progress.end();
     for (number, violation) in report.violations.iter().enumerate() {
@@ -134,8 +136,14 @@ fn summarise(report: &Report, progress: &Progress) {
 }
 
 fn parse(given: Vec<String>) -> Result<Arguments, String> {
-    let mut parsed =
-        Arguments { first: 0, count: 1_000, threads: processors(), shrinks: true, options: Options::default() };
+    let mut parsed = Arguments {
+        first: 0,
+        count: 1_000,
+        threads: processors(),
+        limit: None,
+        shrinks: true,
+        options: Options::default(),
+    };
     let mut given = given.into_iter();
     while let Some(flag) = given.next() {
         let options = &mut parsed.options;
@@ -156,13 +164,14 @@ fn parse(given: Vec<String>) -> Result<Arguments, String> {
 }
 
 /// Flags that a value follows.
-const VALUED: [&str; 11] = [
+const VALUED: [&str; 12] = [
     "--seeds",
     "--first",
     "--seed",
     "--steps",
     "--nodes",
     "--threads",
+    "--minutes",
     "--faults",
     "--mutant",
     "--without",
@@ -183,6 +192,7 @@ impl Arguments {
                 nodes => return Err(format!("a world has at most {MAX_NODES} nodes, not {nodes}")),
             },
             "--threads" => self.threads = positive(flag, value)?.min(1024) as usize,
+            "--minutes" => self.limit = Some(Duration::from_secs(60 * positive(flag, value)?.min(1 << 20))),
             "--faults" => match number(flag, value)? {
                 permille @ 0..=1_000_000 => options.fault_permille = permille as u32,
                 _ => return Err("--faults goes up to 1000000".to_owned()),

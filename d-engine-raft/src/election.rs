@@ -7,14 +7,15 @@ use d_engine_core::LogId;
 
 use crate::membership::{deciding, has_quorum};
 use crate::raft::{Part, Raft};
+use crate::status::Bad;
 use crate::writes::Promise;
 use crate::{Body, Mutant, NodeId, VoteRequest};
 
 /// Answers of one round of votes or pre-votes.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Ballot {
-    granted: BTreeSet<NodeId>,
-    refused: BTreeSet<NodeId>,
+    pub(crate) granted: BTreeSet<NodeId>,
+    pub(crate) refused: BTreeSet<NodeId>,
 }
 
 impl Raft {
@@ -113,7 +114,7 @@ impl Raft {
 
     pub(crate) fn on_pre_vote_reply(&mut self, from: NodeId, round: u64, granted: bool) {
         if round != self.pre_vote_round {
-            return;
+            return self.bad_message(Bad::Stale);
         }
         let Part::PreCandidate(ballot) = &mut self.part else { return };
         ballot.count(from, granted);

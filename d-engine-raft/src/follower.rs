@@ -150,7 +150,7 @@ impl Raft {
         // While a disk hangs, heartbeats must not pile up acknowledgements: the same one is held already.
         if self.promised != Some((session, matched)) {
             if self.promised.is_some_and(|(promised, _)| promised != session) {
-                self.writes.forget_acknowledgements(session);
+                self.writes.forget_acknowledgements(Some(session));
             }
             self.promised = Some((session, matched));
             self.promise(to, accepted);

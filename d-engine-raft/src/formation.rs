@@ -19,7 +19,7 @@ use crate::{Body, Mutant, NodeId};
 const FORMATION_TERM: u64 = 1;
 
 /// What an unformed node knows.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Formation {
     pub(crate) probe_at: Duration,
     /// Incarnations of founders that said they are empty.

@@ -46,7 +46,7 @@ pub enum Input {
     },
     /// The disk holds everything up to write `seq`.
     Persisted {
-        /// Number of a [`Write`].
+        /// Number of a [`Write`](crate::Write).
         seq: u64,
     },
     /// Storage or state machine failed: the node stops taking part.
@@ -76,7 +76,7 @@ pub enum Input {
     SnapshotSent {
         /// Its receiver.
         to: NodeId,
-        /// As in [`Action::SendSnapshot`](crate::Action::SendSnapshot).
+        /// As in [`SnapshotTask::Send`](crate::SnapshotTask::Send).
         session: u64,
         /// The snapshot's last entry if the receiver holds that state now; `None`: try again.
         installed: Option<LogId>,
@@ -92,7 +92,7 @@ pub enum Input {
         /// The configuration as of that entry.
         membership: Membership,
     },
-    /// Answer to [`Action::InstallSnapshot`](crate::Action::InstallSnapshot).
+    /// Answer to [`SnapshotTask::Install`](crate::SnapshotTask::Install).
     SnapshotInstalled {
         /// As asked.
         last_included: LogId,

@@ -18,7 +18,7 @@ use crate::status::Bad;
 use crate::{Answer, AppendOutcome, AppendReply, Change, Mutant, NodeId, Rejection};
 
 /// State that only a leader has.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Leader {
     pub(crate) peers: BTreeMap<NodeId, Progress>,
     pub(crate) heartbeat_at: Duration,
@@ -95,7 +95,7 @@ impl Raft {
             return self.reject(id, Rejection::StorageFull { why });
         }
         if self.is_handing_over() && !self.config.breaks(Mutant::TransferTakesProposals) {
-            return self.reject(id, Rejection::Busy);
+            return self.reject(id, Rejection::HandingOver);
         }
         let limit = self.config.max_command_bytes;
         if command.len() > limit {
@@ -156,6 +156,9 @@ impl Raft {
             return self.bad_message(Bad::Impossible);
         }
         progress.acked_round = progress.acked_round.max(reply.round);
+        if reply.session != progress.session {
+            self.bad_messages.count(Bad::Stale);
+        }
         if reply.session == progress.session || self.config.breaks(Mutant::OldSessionsCount) {
             match reply.outcome {
                 AppendOutcome::Pending | AppendOutcome::Stale => {}

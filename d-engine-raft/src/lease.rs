@@ -9,7 +9,7 @@ use crate::{Config, Mutant};
 const KEPT: usize = 64;
 
 /// A leader's lease.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Lease {
     sent: VecDeque<(u64, Duration)>,
     until: Duration,

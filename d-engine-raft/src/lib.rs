@@ -12,6 +12,8 @@ mod change;
 mod config;
 mod driver;
 mod election;
+#[cfg(feature = "simulator")]
+pub mod explorer;
 mod follower;
 mod formation;
 mod input;

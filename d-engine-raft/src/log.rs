@@ -206,6 +206,19 @@ impl Log {
         (self.unapplied_bytes, self.last.index - self.applied.min(self.last.index))
     }
 
+    /// Forgets the sizes of entries, as a restart does.
+    #[cfg(feature = "simulator")]
+    pub(crate) fn forget_sizes(&mut self) {
+        self.sizes.clear();
+        self.unapplied_bytes = 0;
+    }
+
+    /// Forgets what was applied, as the restart of a state machine that keeps nothing does.
+    #[cfg(feature = "simulator")]
+    pub(crate) fn forget_applied(&mut self) {
+        self.applied = 0;
+    }
+
     fn size_at(&self, index: u64) -> Option<usize> {
         let from_back = self.last.index.checked_sub(index)? as usize;
         let at = self.sizes.len().checked_sub(from_back + 1)?;

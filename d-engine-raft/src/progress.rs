@@ -95,6 +95,13 @@ impl Progress {
         }
     }
 
+    /// Forgets what is under way: of a window that is never full nothing depends on it.
+    #[cfg(feature = "simulator")]
+    pub(crate) fn forget_window(&mut self) {
+        self.inflight.clear();
+        self.inflight_bytes = 0;
+    }
+
     /// Starts over at `next` with a new stream: what is under way may be lost, and its answers say nothing any more.
     pub(crate) fn probe(&mut self, next: u64, session: u64) {
         self.flow = Flow::Probe;

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// One replica's consensus, sans-IO.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Raft {
     pub(crate) config: Config,
     pub(crate) identity: Identity,
@@ -67,7 +67,7 @@ pub struct Raft {
 }
 
 /// The part a replica plays, with the state that only this part has.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Part {
     Unformed(Formation),
     Follower,
@@ -371,6 +371,11 @@ impl Raft {
             self.verified = 0;
             self.echoed_round = 0;
             self.promised = None;
+            // If this leader comes back, its next message is acknowledged anew: while a disk hangs, acknowledgements of leaders
+            // that are lost and found must not pile up.
+            if !self.config.breaks(crate::Mutant::ReleaseHeldAcrossTerms) {
+                self.writes.forget_acknowledgements(None);
+            }
         }
         if matches!(self.part, Part::Leader(_)) {
             self.abandon_leadership_work(None);

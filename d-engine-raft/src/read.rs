@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::membership::quorum_value;
 use crate::raft::{Part, Raft};
+use crate::status::Bad;
 use crate::{Answer, Body, Mutant, NodeId, Rejection};
 
 /// Who waits for a read index.
@@ -17,7 +18,7 @@ pub(crate) enum Asker {
 }
 
 /// Reads at a leader.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct LeaderReads {
     /// Before this term's no-op has committed the read index is not known.
     held: Vec<Asker>,
@@ -53,7 +54,7 @@ impl LeaderReads {
 }
 
 /// Reads at a follower: one question to the leader at a time, for all who wait.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ForwardedReads {
     /// Random number of this start: answers to questions of an earlier life are not ours.
     nonce: u64,
@@ -233,7 +234,7 @@ impl Raft {
         let any_nonce = self.config.breaks(Mutant::ForeignNonceCounts);
         let reads = &mut self.forwarded;
         if nonce != reads.nonce && !any_nonce || counter != reads.counter || reads.asked.is_empty() {
-            return;
+            return self.bad_message(Bad::Stale);
         }
         let asked = std::mem::take(&mut reads.asked);
         for id in asked {

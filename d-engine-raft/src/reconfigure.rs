@@ -7,6 +7,7 @@ use d_engine_core::{EntryKind, Member, Membership};
 use crate::change::{ChangeError, first_step, leave_joint};
 use crate::progress::Flow;
 use crate::raft::{Part, Raft};
+use crate::status::Bad;
 use crate::{Answer, Body, Change, Mutant, NodeId, Rejection};
 
 /// Entries that a learner may lack when it is promoted, unless all of them are on their way to it: so few that commit
@@ -47,7 +48,7 @@ impl Raft {
             return self.reject(id, Rejection::StorageFull { why });
         }
         if self.is_handing_over() {
-            return self.reject(id, Rejection::Busy);
+            return self.reject(id, Rejection::HandingOver);
         }
         match self.plan_change(base, change) {
             Ok(step) => {
@@ -232,7 +233,10 @@ impl Raft {
     pub(crate) fn on_timeout_now(&mut self, from: NodeId, term: u64, session: u64) {
         let is_asked =
             self.leader == Some(from) && matches!(self.part, Part::Follower) && session == self.leader_session;
-        if term == self.term && is_asked && self.may_campaign() && self.full.is_none() {
+        if term != self.term || !is_asked {
+            return self.bad_message(Bad::Stale);
+        }
+        if self.may_campaign() && self.full.is_none() {
             self.campaign(true);
         }
     }

@@ -15,6 +15,9 @@ pub enum Rejection {
     /// Too much is under way.
     #[error("too much is under way; try again")]
     Busy,
+    /// The leader has stopped taking requests that change anything, so that its successor can catch up (§3.10).
+    #[error("leadership is being handed to another node; try again")]
+    HandingOver,
     /// The command is too large.
     #[error("the command has {bytes} bytes; at most {limit} are allowed")]
     TooLarge {

@@ -80,7 +80,7 @@ pub struct BadMessages {
     pub stranger: u64,
     /// Entries of a second leader of the same term: an election was not safe, or somebody lies.
     pub rival_leader: u64,
-    /// Answers of another term.
+    /// Answers of another term, round, replication stream or life; hand-overs that the leader no longer stands for.
     pub stale: u64,
     /// What only a member of a cluster could act on; this node is none yet.
     pub unformed: u64,

@@ -137,10 +137,12 @@ impl Writes {
         self.held.push_back((self.covering_seq(), term, promise));
     }
 
-    /// Drops the acknowledgements of replication streams other than `session`: they say nothing any more.
-    pub(crate) fn forget_acknowledgements(&mut self, session: u64) {
+    /// Drops the acknowledgements of replication streams other than `kept`: they say nothing any more.
+    pub(crate) fn forget_acknowledgements(&mut self, kept: Option<u64>) {
         self.held.retain(|(_, _, promise)| match promise {
-            Promise::Send { message: Message { body: Body::AppendReply(reply), .. }, .. } => reply.session == session,
+            Promise::Send { message: Message { body: Body::AppendReply(reply), .. }, .. } => {
+                Some(reply.session) == kept
+            }
             _ => true,
         });
     }
@@ -169,6 +171,34 @@ impl Writes {
     /// The disk takes writes again: how long it takes counts from `now`.
     pub(crate) fn restart_clock(&mut self, now: Duration) {
         self.pending.iter_mut().for_each(|write| write.since = now);
+    }
+
+    /// Numbers everything that waits as if nothing had been written before, and forgets since when it waits. Answers what
+    /// was taken off each number.
+    #[cfg(feature = "simulator")]
+    pub(crate) fn number_from_zero(&mut self) -> u64 {
+        let base = std::mem::take(&mut self.persisted_seq);
+        self.last_seq -= base;
+        self.hard_state_seq = self.hard_state_seq.saturating_sub(base);
+        for write in &mut self.pending {
+            (write.seq, write.since) = (write.seq - base, Duration::ZERO);
+        }
+        self.held.iter_mut().for_each(|(seq, ..)| *seq = seq.saturating_sub(base));
+        base
+    }
+
+    #[cfg(feature = "simulator")]
+    pub(crate) fn for_each_held(&mut self, mut change: impl FnMut(&mut Promise)) {
+        self.held.iter_mut().for_each(|(_, _, promise)| change(promise));
+    }
+
+    /// Orders promises that leave together by their receivers.
+    #[cfg(feature = "simulator")]
+    pub(crate) fn sort_held(&mut self) {
+        self.held.make_contiguous().sort_by_key(|(seq, _, promise)| match promise {
+            Promise::Send { to, .. } => (*seq, *to),
+            Promise::OwnVote | Promise::Formed | Promise::Install(_) => (*seq, 0),
+        });
     }
 
     /// When the oldest write that is not durable was handed out.

@@ -1,4 +1,5 @@
-//! Replication allocates for messages, not for entries: their bytes were made once, by the proposal.
+//! Replication allocates for messages, not for entries: their bytes were made once, by the proposal. And what a node keeps in
+//! memory depends on the terms in its log, not on its length.
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(unsafe_code, reason = "an allocator that counts is an allocator")]
 
@@ -7,25 +8,31 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use common::{Cluster, incarnation};
-use d_engine_raft::{AppendOutcome, AppendReply, Body, Command, Input, Message};
+use d_engine_raft::{AppendOutcome, AppendReply, Body, Boot, Command, Config, Driver, Input, Message, Restored};
 
 struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+    /// Bytes that are allocated and not given back.
+    static LIVE: Cell<usize> = const { Cell::new(0) };
 }
 
 // SAFETY: everything is passed on to the system's allocator; counting neither allocates nor unwinds.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        LIVE.set(LIVE.get().wrapping_add(layout.size()));
         // SAFETY: the caller's promises are passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.set(LIVE.get().wrapping_sub(layout.size()));
         // SAFETY: the caller's promises are passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -82,4 +89,39 @@ fn sending(entries: u64) -> usize {
 fn entries_are_sent_without_an_allocation_for_each() {
     let (few, many) = (sending(10), sending(1000));
     assert!(many <= few + 4, "{few} allocations for 10 entries, {many} for 1000");
+}
+
+/// Proposes until `count` entries are applied; a disk and a state machine answer at once.
+fn fill(driver: &mut Driver, count: u64) {
+    let now = Duration::from_secs(1);
+    let mut applied = 0;
+    while applied < count {
+        driver.handle(now, Input::Timeout);
+        driver.handle(now, Input::Propose { id: 0, command: Bytes::from_static(b"sixteen bytes...") });
+        while let Some(command) = driver.poll() {
+            match command {
+                Command::Write(write) => driver.handle(now, Input::Persisted { seq: write.seq }),
+                Command::Apply { last, .. } => {
+                    applied += 1;
+                    driver.handle(now, Input::Applied { index: last });
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Sizes are kept of the newest entries only, so the first of these lengths reaches every bound.
+#[test]
+fn a_longer_log_takes_no_more_memory() {
+    let config = Config { tail_bytes: 4096, ..Config::new(1, "n1:1") };
+    let boot = Boot { seed: 1, incarnation: 1, cluster: 1 };
+    let mut driver = Driver::new(config, Restored::default(), boot, Duration::ZERO).unwrap();
+    fill(&mut driver, 150_000);
+    let shorter = LIVE.get();
+    fill(&mut driver, 300_000);
+    let longer = LIVE.get();
+    let status = driver.status(Duration::from_secs(1));
+    assert!(status.last.index > 450_000 && status.applied == status.last.index, "{status:?}");
+    assert!(longer <= shorter + 4096, "{shorter} bytes for a third of the log, {longer} for all of it");
 }

@@ -427,7 +427,7 @@ fn changes_are_refused_during_a_transfer() {
     assert!(
         answers(&actions)
             .iter()
-            .any(|a| matches!(a, Answer::Rejected { id: 2, why: Rejection::Busy | Rejection::Change(_) }))
+            .any(|a| matches!(a, Answer::Rejected { id: 2, why: Rejection::HandingOver | Rejection::Change(_) }))
     );
 }
 
@@ -591,4 +591,29 @@ fn entries_behind_a_snapshot_that_is_being_sent_are_kept() {
         }
     }
     assert_eq!(snapshots, 1, "one snapshot, then the entries behind it");
+}
+
+/// A follower whose disk hangs loses its leader and finds it again, over and over.
+#[test]
+fn acknowledgements_do_not_pile_up_behind_a_hung_disk_while_the_leader_comes_and_goes() {
+    let mut node = Node::new(Config::new(1, "n1:1"), directory(3, &[]));
+    node.disk_answers = false;
+    let id = LogId::new(1, 1);
+    let mut seqs = Vec::new();
+    for _ in 0..100 {
+        let mut actions = node.give(says(2, 2, append(1, id, 0, Vec::new())));
+        actions.extend(node.time_out());
+        seqs.extend(actions.iter().filter_map(|action| match action {
+            Action::Write(write) => Some(write.seq),
+            _ => None,
+        }));
+    }
+    node.give(says(2, 2, append(1, id, 0, Vec::new())));
+    let seq = seqs.into_iter().max().unwrap();
+    let released = node.give(Input::Persisted { seq });
+    let is_acknowledgement = |action: &&Action| {
+        matches!(action, Action::Send { message: Message { body: Body::AppendReply(reply), .. }, .. }
+            if matches!(reply.outcome, AppendOutcome::Accepted { .. }))
+    };
+    assert_eq!(released.iter().filter(is_acknowledgement).count(), 1, "one for the leader that it follows now");
 }

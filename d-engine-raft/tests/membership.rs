@@ -111,7 +111,7 @@ fn a_transfer_to_a_dead_voter_is_given_up_and_proposals_go_on() {
     cluster.down.push(to);
     cluster.event(leader, Input::Transfer { id: 2, to });
     cluster.event(leader, Input::Propose { id: 3, command: Bytes::from_static(b"y") });
-    assert!(cluster.rejected.contains(&(3, Rejection::Busy)));
+    assert!(cluster.rejected.contains(&(3, Rejection::HandingOver)));
     for _ in 0..60 {
         cluster.tick();
     }

@@ -16,5 +16,6 @@ mod subject;
 pub use crash::SimulatedDisk;
 pub use entries::create_test_entry;
 pub use law::{LawResult, Outcome, Violation, run_as_test};
+pub use performance::time_appends;
 pub use process::Child;
 pub use snapshot_matrix::{content_digest, snapshot_matrix};

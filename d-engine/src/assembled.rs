@@ -19,10 +19,11 @@ use crate::inbox::{Bounds, Inbox};
 use crate::local_router::LocalRouter;
 use crate::machine_clock::MachineClock;
 use crate::node::Node;
-use crate::prepare::prepare;
+use crate::prepare::{Stores, prepare};
 use crate::published::Published;
 use crate::runtime::{Runtime, Work};
-use crate::shared::{Route, Shared};
+use crate::shared::{Parts, Route, Shared};
+use crate::snapshot_policy::{Progress, Snapshots};
 use crate::state_machine_handler::{ApplyQueue, StateMachineHandler};
 use crate::wire::Wire;
 use crate::{NodeConfig, StartupError};
@@ -46,23 +47,28 @@ impl Assembled {
     pub async fn start(self) -> Result<Node, StartupError> {
         let Self { mut config, shutdown, storage, machine, router, clock } = self;
         let listening = listen(&mut config, router.is_none()).await?;
-        let Storage { log, meta, .. } = storage;
+        let Storage { log, meta, is_volatile, .. } = storage;
         let prepared = {
             let (config, clock, runtime) = (config.clone(), Arc::clone(&clock), Handle::current());
             let (log, meta, machine) = (Arc::clone(&log), Arc::clone(&meta), Arc::clone(&machine));
             // Reads the log, which may take a while.
-            let prepare = move || prepare(&config, &*log, &*meta, &*machine, &*clock, &runtime);
+            let prepare = move || {
+                let stores = Stores { log: &*log, meta: &*meta, machine: &*machine, is_volatile };
+                prepare(&config, stores, &*clock, &runtime)
+            };
             tokio::task::spawn_blocking(prepare)
                 .await
                 .map_err(|error| StartupError::system("preparing the node")(std::io::Error::other(error)))??
         };
-        let applied = Arc::new(AtomicU64::new(prepared.applied));
+        let applied = Arc::new(AtomicU64::new(prepared.applied.at.index));
         let inbox = Arc::new(Inbox::new(Bounds {
             callers: config.limits.max_inflight_proposals,
             bytes: config.limits.max_inflight_bytes,
             messages: config.limits.max_waiting_messages,
         }));
         let hello = Hello {
+            address: config.advertised(),
+            is_advertised: config.node.advertise.is_some(),
             feature_level: d_engine_raft::FEATURE_LEVEL,
             election_timeout_min_ms: config.raft.election_timeout_min_ms,
             clock_drift_ppm: config.raft.clock_drift_ppm,
@@ -76,26 +82,37 @@ impl Assembled {
             (None, Some(_)) => Route::Network(std::sync::OnceLock::new()),
             _ => Route::Nowhere,
         };
-        let shared = Arc::new(Shared::new(
+        let shared = Arc::new(Shared::new(Parts {
             config,
-            Arc::clone(&inbox),
-            Arc::clone(&published),
-            Arc::clone(&applied),
-            Arc::clone(&latencies),
+            inbox: Arc::clone(&inbox),
+            published: Arc::clone(&published),
+            applied: Arc::clone(&applied),
+            latencies: Arc::clone(&latencies),
             route,
-            Arc::clone(&machine),
-        ));
+            machine: Arc::clone(&machine),
+            snapshots: Arc::clone(&prepared.snapshots),
+        }));
         let wire = connect(&shared, router, listening);
 
         let runtime = Handle::current();
         let (disk_queue, apply_queue) = (Arc::new(DiskQueue::new()), Arc::new(ApplyQueue::new()));
-        let disk = Disk::new(Arc::clone(&log), meta, runtime.clone(), latencies);
+        let disk = Disk::new(Arc::clone(&log), meta, runtime.clone(), latencies, Arc::clone(&prepared.snapshots));
+        let snapshots = Snapshots {
+            node: shared.id(),
+            machine: Arc::clone(&machine),
+            policy: shared.config.snapshot.clone(),
+            runtime: runtime.clone(),
+            queue: Arc::clone(&apply_queue),
+            progress: Progress::new(prepared.applied, &prepared.snapshots),
+            store: prepared.snapshots,
+        };
         let handler = StateMachineHandler::new(
             machine,
             Arc::clone(&log),
             runtime.clone(),
             shared.config.storage.read_chunk_bytes,
             Arc::clone(&applied),
+            snapshots,
             MachineClock::new(shared.id(), Arc::clone(&clock), published.leadership()),
         );
         let driver = Runtime {
@@ -109,6 +126,8 @@ impl Assembled {
             published,
             applied,
             tokio: runtime,
+            snapshots: Arc::clone(&shared.snapshots),
+            transfer_bytes_per_s: shared.config.snapshot.transfer_bytes_per_s,
             work: Work::new(),
         };
         let threads = spawn_threads(shared.id(), disk, handler, driver)
@@ -129,6 +148,7 @@ impl Assembled {
         };
         let ending = Arc::new(Ending::new(Arc::clone(&shared), threads));
         watch_shutdown(shutdown, &ending);
+        shared.take_place();
         Ok(Node::new(shared, ending))
     }
 }

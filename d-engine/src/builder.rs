@@ -127,7 +127,9 @@ impl NodeBuilder {
         let storage = self.storage.ok_or(missing("storage engine", "storage_engine"))?;
         let machine = self.machine.ok_or(missing("state machine", "state_machine"))?;
         self.config.check()?;
-        let members = self.config.cluster.peers.len();
+        // Who joins votes beside at least one other.
+        let joined = if self.config.cluster.join.is_some() { 2 } else { 0 };
+        let members = self.config.cluster.peers.len().max(joined);
         if members > 1 && !self.config.cluster.allow_unsafe_voters {
             let what = match () {
                 () if storage.is_volatile => "forgets everything when its process ends",

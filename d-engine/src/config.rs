@@ -45,6 +45,8 @@ pub struct NodeConfig {
     pub limits: LimitsSection,
     /// The log.
     pub storage: StorageSection,
+    /// Snapshots, which let the log be purged and bring a lagging replica up to date.
+    pub snapshot: SnapshotSection,
 }
 
 /// Who and where this node is.
@@ -54,8 +56,8 @@ pub struct NodeConfig {
 pub struct NodeSection {
     /// Node id, unique in the cluster; 1 or more.
     pub id: NodeId,
-    /// Directory of everything the node stores. Used by [`start`](crate::start) and the binary; a node built with stores
-    /// of its own does not look at it.
+    /// Directory of everything the node stores. A node built with stores of its own keeps only its snapshots there, in
+    /// `snapshots`; with volatile storage not even these.
     pub data_dir: PathBuf,
     /// Address to serve on, as `ip:port`; none: no network.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -73,6 +75,10 @@ pub struct ClusterSection {
     /// The founding members, this node included; ignored once the directory is formed. Empty: a cluster of one.
     #[serde(with = "settings::peer_map")]
     pub peers: Vec<(NodeId, String)>,
+    /// A node of an existing cluster, as `host:port`, at which this one asks to be added while its directory is empty.
+    /// Then it founds no cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub join: Option<String>,
     /// Lets storage that does not survive a power cut vote in a cluster of more than one node.
     pub allow_unsafe_voters: bool,
 }
@@ -129,6 +135,39 @@ pub struct StorageSection {
     pub read_chunk_bytes: usize,
     /// Bytes of the log's longest segment; purging frees whole segments.
     pub segment_bytes_max: u64,
+}
+
+/// Snapshots. One is built beside the node's work once the log has grown by any of the thresholds since the last one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct SnapshotSection {
+    /// Entries applied since the last snapshot.
+    pub entries: u64,
+    /// Bytes of entries applied since the last snapshot; never fewer than the last snapshot has, so that a large state is
+    /// not written more often than the log.
+    pub bytes: u64,
+    /// Seconds since the last snapshot, if anything was applied; 0: time does not matter.
+    pub interval_s: u64,
+    /// How many snapshots are kept on disk.
+    pub kept: usize,
+    /// Entries that stay in the log behind a snapshot, at most, for replicas that still need them.
+    pub max_entries_behind: u64,
+    /// Bytes of a snapshot sent to one replica in a second, at most.
+    pub transfer_bytes_per_s: u64,
+}
+
+impl Default for SnapshotSection {
+    fn default() -> Self {
+        Self {
+            entries: 1_000_000,
+            bytes: 256 << 20,
+            interval_s: 0,
+            kept: 2,
+            max_entries_behind: 1 << 20,
+            transfer_bytes_per_s: 32 << 20,
+        }
+    }
 }
 
 impl Default for NodeSection {
@@ -217,6 +256,13 @@ impl NodeConfig {
         self
     }
 
+    /// Sets `cluster.join`: a node of the cluster that this one asks to be added to.
+    #[must_use]
+    pub fn join(mut self, address: impl Into<String>) -> Self {
+        self.cluster.join = Some(address.into());
+        self
+    }
+
     /// Sets `cluster.allow_unsafe_voters`.
     #[must_use]
     pub fn allow_unsafe_voters(mut self, allow: bool) -> Self {
@@ -279,6 +325,7 @@ impl NodeConfig {
         let raft = &self.raft;
         let mut config = d_engine_raft::Config::new(self.node.id, self.advertised());
         config.founders.clone_from(&self.cluster.peers);
+        config.join = self.cluster.join.is_some();
         config.election_timeout_min = Duration::from_millis(raft.election_timeout_min_ms);
         config.election_timeout_max = Duration::from_millis(raft.election_timeout_max_ms);
         config.heartbeat_interval = Duration::from_millis(raft.heartbeat_interval_ms);
@@ -290,6 +337,7 @@ impl NodeConfig {
         config.max_command_bytes = self.max_command_bytes();
         config.max_pending_reads = self.limits.max_inflight_proposals;
         config.tail_bytes = self.storage.tail_bytes;
+        config.max_entries_behind_snapshot = self.snapshot.max_entries_behind;
         config
     }
 
@@ -309,6 +357,10 @@ impl NodeConfig {
         at_least_one("limits.max_waiting_messages", self.limits.max_waiting_messages as u64);
         at_least_one("limits.request_timeout_ms", self.limits.request_timeout_ms);
         at_least_one("storage.read_chunk_bytes", self.storage.read_chunk_bytes as u64);
+        at_least_one("snapshot.entries", self.snapshot.entries);
+        at_least_one("snapshot.bytes", self.snapshot.bytes);
+        at_least_one("snapshot.kept", self.snapshot.kept as u64);
+        at_least_one("snapshot.transfer_bytes_per_s", self.snapshot.transfer_bytes_per_s);
         if self.max_command_bytes() > self.raft.max_unapplied_bytes {
             problems.push((
                 "raft.max_unapplied_bytes".into(),
@@ -389,6 +441,15 @@ impl NodeConfig {
     }
 
     fn check_peers(&self, problems: &mut Vec<(String, String)>) {
+        if let Some(address) = &self.cluster.join {
+            if let Err(why) = check_host_port(address) {
+                problems.push(("cluster.join".into(), why));
+            }
+            if !self.cluster.peers.is_empty() {
+                let why = "cannot be set beside cluster.peers: a node either founds a cluster or joins one";
+                problems.push(("cluster.join".into(), why.into()));
+            }
+        }
         let peers = &self.cluster.peers;
         for (place, (node, address)) in peers.iter().enumerate() {
             if *node == 0 {

@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 
 use crate::inbox::Inbox;
 use crate::queue::Queue;
+use crate::snapshot_store::SnapshotStore;
 
 /// How often a write that was refused for want of space is tried again.
 const SPACE_INTERVAL: Duration = Duration::from_millis(250);
@@ -35,6 +36,7 @@ pub(crate) struct Disk {
     appended_len: usize,
     unflushed: bool,
     latencies: Arc<SyncLatencies>,
+    snapshots: Arc<SnapshotStore>,
 }
 
 impl Disk {
@@ -43,8 +45,9 @@ impl Disk {
         meta: Arc<dyn MetaStore>,
         runtime: Handle,
         latencies: Arc<SyncLatencies>,
+        snapshots: Arc<SnapshotStore>,
     ) -> Self {
-        Self { log, meta, runtime, appended: Vec::new(), appended_len: 0, unflushed: false, latencies }
+        Self { log, meta, runtime, appended: Vec::new(), appended_len: 0, unflushed: false, latencies, snapshots }
     }
 
     /// Serves `queue` until it is closed and empty.
@@ -77,6 +80,7 @@ impl Disk {
             if let Some(up_to) = write.purge {
                 self.flush(space)?;
                 space.wait_for(|| self.runtime.block_on(self.log.purge(up_to)))?;
+                self.snapshots.purged(up_to);
             }
             match write.replace_from {
                 Some(from) => {
@@ -247,7 +251,8 @@ mod tests {
         let engine = d_engine_mem::MemStorageEngine::new();
         let recorder = Arc::new(Recorder { log: engine.log_store(), appended: Mutex::default() });
         let log: Arc<dyn LogStore> = Arc::clone(&recorder) as _;
-        let mut disk = Disk::new(log, engine.meta_store(), tokio.handle().clone(), Arc::default());
+        let snapshots = Arc::new(SnapshotStore::temporary("unused".into(), 1));
+        let mut disk = Disk::new(log, engine.meta_store(), tokio.handle().clone(), Arc::default(), snapshots);
         let write = |index| Write {
             seq: index,
             entries: vec![Entry::new(index, 1, EntryKind::Command, vec![0; APPENDED_LEN_MAX / 5])],

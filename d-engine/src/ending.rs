@@ -62,11 +62,14 @@ impl Ending {
         };
         // Those that have not finished by then are told so when the driver ends.
         let _ = tokio::time::timeout(DRAIN, drained).await;
+        self.hand_over().await;
+        self.shared.end_tasks();
         #[cfg(feature = "server")]
         if let Some(network) = self.shared.network() {
             network.shutdown().await;
         }
         self.shared.inbox.close();
+        self.shared.snapshots.forget_receipt();
         let hanging = join_all(self.take_threads(), JOIN_WAIT).await;
         for thread in &hanging {
             tracing::error!(node = self.shared.id(), thread, "a thread has not ended; its storage hangs");
@@ -74,6 +77,18 @@ impl Ending {
         self.shared.release_machine();
         tracing::info!(node = self.shared.id(), "stopped");
         hanging
+    }
+
+    /// A leader lets another voter take over first, so that the cluster need not notice that it is gone.
+    async fn hand_over(&self) {
+        let Some(to) = self.shared.successor() else { return };
+        let within = Duration::from_millis(self.shared.config.raft.election_timeout_max_ms);
+        let transferred = self.shared.transfer(to, tokio::time::Instant::now() + within).await;
+        match transferred {
+            Ok(_) => tracing::info!(node = self.shared.id(), to, "leadership is handed over"),
+            // The others elect somebody, a little later.
+            Err(error) => tracing::info!(node = self.shared.id(), to, %error, "leadership is not handed over"),
+        }
     }
 
     fn take_threads(&self) -> Vec<JoinHandle<()>> {
@@ -114,7 +129,9 @@ impl Drop for Ending {
             watcher.abort();
         }
         self.shared.refuse_calls();
+        self.shared.end_tasks();
         self.shared.inbox.close();
+        self.shared.snapshots.forget_receipt();
         #[cfg(feature = "server")]
         if let Some(network) = self.shared.network() {
             network.abort();

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use d_engine_core::LogId;
-use d_engine_raft::{Event, Message, NodeId, Rejection};
+use d_engine_raft::{Change, Event, Message, NodeId, Rejection};
 use tokio::sync::oneshot;
 
 use crate::queue::Queue;
@@ -27,6 +27,12 @@ pub(crate) enum Inbound {
     Propose { command: Bytes, caller: Caller<Applied> },
     /// A caller asks for a read index.
     Read { caller: Caller<()> },
+    /// A caller wants the membership changed.
+    Change { change: Change, caller: Caller<u64> },
+    /// A caller wants leadership handed over.
+    Transfer { to: NodeId, caller: Caller<()> },
+    /// A caller wants a snapshot of the state made.
+    Snapshot { caller: Caller<LogId> },
 }
 
 /// What a proposal's caller is told.
@@ -181,6 +187,21 @@ impl Inbox {
         self.call(0, |caller| Inbound::Read { caller })
     }
 
+    /// Asks for a change of the membership; the receiver is told the index of its configuration once it has committed.
+    pub(crate) fn change(&self, change: Change) -> Result<oneshot::Receiver<Result<u64, Refusal>>, NotTaken> {
+        self.call(0, |caller| Inbound::Change { change, caller })
+    }
+
+    /// Asks to hand leadership over.
+    pub(crate) fn transfer(&self, to: NodeId) -> Result<oneshot::Receiver<Result<(), Refusal>>, NotTaken> {
+        self.call(0, |caller| Inbound::Transfer { to, caller })
+    }
+
+    /// Asks for a snapshot of the state; the receiver is told of which entry, once it is durable.
+    pub(crate) fn snapshot(&self) -> Result<oneshot::Receiver<Result<LogId, Refusal>>, NotTaken> {
+        self.call(0, |caller| Inbound::Snapshot { caller })
+    }
+
     fn call<T>(
         &self,
         bytes: usize,
@@ -236,7 +257,9 @@ impl Inbox {
                     calls += 1;
                     bytes += command.len();
                 }
-                Inbound::Read { .. } => calls += 1,
+                Inbound::Read { .. } | Inbound::Change { .. } | Inbound::Transfer { .. } | Inbound::Snapshot { .. } => {
+                    calls += 1
+                }
                 Inbound::Event(_) => {}
             }
         }

@@ -24,7 +24,7 @@
 //!   takes a `&KeyValue` works with both.
 //! * [`storage`] and the types beside it are the contract that storage adaptors implement; adaptor authors depend on
 //!   `d-engine-core` alone.
-//! * Backends appear as modules behind features: `file` (default), `mem`, `sled` (experimental). `server` (default) is the network.
+//! * Backends appear as modules behind features: `file` (default), `mem`, `rocksdb`, `sled` (experimental). `server` (default) is the network.
 //!
 //! Inside, three threads per node do the work, each with its queue: the driver loop, which owns the sans-IO consensus of
 //! `d-engine-raft`; the disk; the state machine. Sockets and callers live on the application's tokio runtime.
@@ -44,12 +44,17 @@ mod machine_clock;
 #[cfg(feature = "server")]
 mod network;
 mod node;
+mod operator;
 mod pending;
+mod place;
 mod prepare;
 mod published;
 mod queue;
 mod runtime;
 mod shared;
+mod snapshot_policy;
+mod snapshot_store;
+mod snapshot_transfer;
 #[cfg(feature = "file")]
 mod start;
 mod state_machine_handler;
@@ -61,7 +66,7 @@ pub use builder::{NodeBuilder, SharedStateMachine};
 pub use clock::{BootClock, Clock};
 pub use config::{
     ClusterSection, ConfigErrors, ConfigProblem, Explained, LimitsSection, NodeConfig, NodeSection, Origin, Place,
-    RaftSection, StorageSection,
+    RaftSection, SnapshotSection, StorageSection,
 };
 /// Commands, outcomes, queries and watches of the built-in key-value machine.
 pub use d_engine_core::command;
@@ -72,9 +77,9 @@ pub use d_engine_core::{
 pub use d_engine_kv::KvStateMachine;
 pub use d_engine_net::{
     Client, ClientError, ClientOptions, Counted, Decided, Delete, Deleted, Digest, Got, Granted, KeptAlive, KeyValue,
-    KvChange, KvLease, KvOp, KvOpResult, LeaderHint, Leased, LeasesListed, Listed, MemberStatus, NodeStatus, Put,
-    Range, ReadMode, Reason, Relation, Removed, Replaced, Reply, Revoked, Session, Swapped, Txn, Watch, Watched,
-    Watcher, Written,
+    KvChange, KvLease, KvOp, KvOpResult, LeaderHint, Leased, LeasesListed, Listed, MemberStatus, MembershipError,
+    NodeStatus, Operated, Operation, Put, Range, ReadMode, Reason, Relation, Removed, Replaced, Reply, Revoked,
+    Session, Swapped, TransferProgress, Txn, Watch, Watched, Watcher, Written,
 };
 pub use d_engine_raft::{NodeId, StartError};
 pub use error::StartupError;
@@ -97,6 +102,9 @@ pub use d_engine_file as file;
 /// Volatile storage in memory.
 #[cfg(feature = "mem")]
 pub use d_engine_mem as mem;
+/// Storage on RocksDB, for data larger than memory. It is built from its sources, which takes a C++ compiler and libclang.
+#[cfg(feature = "rocksdb")]
+pub use d_engine_rocksdb as rocksdb;
 /// Experimental storage on sled; read about its weaknesses first.
 #[cfg(feature = "sled")]
 pub use d_engine_sled as sled;

@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use d_engine_core::WatchSink;
 use d_engine_net::{
-    ClientError, Connection, NodeService, NodeStatus, PeerEvent, PeerSink, Peers, ReadMode, Reply, Result, serve,
+    ClientError, Connection, NodeService, NodeStatus, Operated, Operation, PeerEvent, PeerSink, Peers, ReadMode, Reply,
+    Result, SnapshotAnswer, SnapshotOffer, serve,
 };
 use d_engine_raft::{Input, NodeId};
 use tokio::net::TcpListener;
@@ -55,6 +56,17 @@ impl Network {
         connection.propose(command, true, deadline).await
     }
 
+    /// Passes an operation on to the leader, who does not pass it further.
+    pub(crate) async fn operate(
+        &self,
+        leader: NodeId,
+        address: String,
+        operation: Operation,
+        deadline: Instant,
+    ) -> Result<Operated> {
+        self.connection(leader, address).operate(operation, true, deadline).await
+    }
+
     fn connection(&self, leader: NodeId, address: String) -> Connection {
         let mut leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
         match leaders.get(&leader) {
@@ -94,6 +106,16 @@ impl Network {
 pub(crate) fn sink(inbox: Arc<Inbox>, shared: Weak<Shared>) -> PeerSink {
     Arc::new(move |event| match event {
         PeerEvent::Message { from, message } => inbox.deliver(from, message),
+        PeerEvent::Hello { hello } => {
+            inbox.complete(Input::PeerHello {
+                from: hello.node,
+                incarnation: hello.incarnation,
+                feature_level: hello.feature_level,
+            });
+            if let Some(shared) = shared.upgrade().filter(|_| hello.is_advertised) {
+                shared.note_address(hello.node, hello.incarnation, hello.address);
+            }
+        }
         PeerEvent::Unreachable { to, why } => {
             if let Some(shared) = shared.upgrade() {
                 shared.unreachable.lock().unwrap_or_else(PoisonError::into_inner).insert(to, why);
@@ -143,5 +165,13 @@ impl NodeService for Service {
 
     fn max_value_len(&self) -> usize {
         self.shared().map(|shared| shared.config.limits.max_value_bytes).unwrap_or_default()
+    }
+
+    async fn operate(&self, operation: Operation, forwarded: bool) -> Result<Operated> {
+        self.shared()?.operate(operation, forwarded).await
+    }
+
+    async fn take_snapshot(&self, offer: SnapshotOffer) -> Result<SnapshotAnswer, String> {
+        self.shared().map_err(|error| error.to_string())?.take_snapshot(offer).await
     }
 }

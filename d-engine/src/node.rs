@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use d_engine_net::{ClientError, KeyValue, NodeStatus, ReadMode, Reply, Result};
+use d_engine_core::LogId;
+use d_engine_net::{ClientError, KeyValue, NodeStatus, Operated, Operation, ReadMode, Reply, Result};
 use d_engine_raft::NodeId;
 use tokio::sync::watch;
 
@@ -95,6 +96,69 @@ impl Node {
     /// Whether this node leads, as far as it knows.
     pub fn is_leader(&self) -> bool {
         self.shared.published.leader() == Some(self.id())
+    }
+
+    /// Adds the node at `address` to the cluster: first without a vote, and with one as soon as it has caught up, as long
+    /// as the leader stays the same. Answers once it is a member; [`status`](Node::status) of the leader shows how far it is.
+    ///
+    /// The node must run and wait to be added ([`NodeConfig::join`](crate::NodeConfig::join)), or have been a member before.
+    ///
+    /// # Errors
+    /// `Rejected` with a [`MembershipError`](crate::MembershipError): nothing has changed.
+    /// [`ClientError::Unknown`] if the change may have been made.
+    pub async fn add_learner(&self, node: NodeId, address: impl Into<String>) -> Result<Operated> {
+        self.operate(Operation::AddLearner { node, address: address.into(), promote: true }).await
+    }
+
+    /// Lets a learner vote that has caught up; one that votes already stays as it is.
+    ///
+    /// # Errors
+    /// As [`add_learner`](Node::add_learner).
+    pub async fn promote(&self, node: NodeId) -> Result<Operated> {
+        self.operate(Operation::Promote { node }).await
+    }
+
+    /// Removes a member. It is told, and serves no more.
+    ///
+    /// # Errors
+    /// As [`add_learner`](Node::add_learner); refused if the voters that are left could not decide anything.
+    pub async fn remove(&self, node: NodeId) -> Result<Operated> {
+        self.operate(Operation::Remove { node }).await
+    }
+
+    /// Takes the member `old`, dead or wiped, out and the node at `address` in, in one step; the new one votes once it has
+    /// caught up. With the same id for both, a wiped directory comes back.
+    ///
+    /// # Errors
+    /// As [`remove`](Node::remove).
+    pub async fn replace(&self, old: NodeId, node: NodeId, address: impl Into<String>) -> Result<Operated> {
+        self.operate(Operation::Replace { old, node, address: address.into(), promote: true }).await
+    }
+
+    /// Hands leadership over to a voter. Writes are refused as busy meanwhile, for an election timeout at most.
+    ///
+    /// # Errors
+    /// `Rejected` with [`MembershipError::NotTransferred`](crate::MembershipError::NotTransferred): the old leader leads on.
+    pub async fn transfer_leadership(&self, to: NodeId) -> Result<Operated> {
+        self.operate(Operation::Transfer { to }).await
+    }
+
+    /// Any of the above, and more.
+    ///
+    /// # Errors
+    /// As [`add_learner`](Node::add_learner).
+    pub async fn operate(&self, operation: Operation) -> Result<Operated> {
+        self.shared.operate(operation, false).await
+    }
+
+    /// Makes a snapshot of this node's state now and waits until it is durable; answers with the last entry that it
+    /// includes. The node makes snapshots by itself as well (section `snapshot` of the configuration), and purges its log
+    /// up to them as far as no replica needs it.
+    ///
+    /// # Errors
+    /// [`ClientError::Unavailable`] if it could not be made, with the cause; the node goes on without it.
+    pub async fn snapshot(&self) -> Result<LogId> {
+        self.shared.snapshot().await
     }
 
     /// Waits until the node can serve: a leader is known and confirmed, and everything committed by then is applied here.

@@ -91,6 +91,13 @@ impl PendingWrites {
         }
     }
 
+    /// Entries up to `index` were taken over with a snapshot: nobody saw what became of a command among them.
+    pub(crate) fn pass(&mut self, index: u64) {
+        while let Some((_, caller)) = self.waiting.pop_front_if(|(at, _)| at.index <= index) {
+            caller.answer(Err(Refusal::Unknown("its place in the log was taken over with a snapshot".into())));
+        }
+    }
+
     /// Nothing will be applied any more: tells everybody that their fate is not known.
     pub(crate) fn fail(&mut self, why: &str) {
         for (_, caller) in self.waiting.drain(..) {

@@ -1,9 +1,10 @@
 //! What the driver loop shows to everybody else: the status, who leads, who the members are.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use d_engine_net::Hello;
+use d_engine_net::{Hello, TransferProgress};
 use d_engine_raft::{NodeId, Role, Status};
 use tokio::sync::watch;
 
@@ -23,6 +24,8 @@ pub(crate) struct Published {
     /// The leader's id, 0 if none is known: read by every call.
     leader: AtomicU64,
     hello: watch::Sender<Hello>,
+    /// Snapshots on their way to replicas.
+    transfers: Mutex<BTreeMap<NodeId, TransferProgress>>,
 }
 
 impl Published {
@@ -34,6 +37,7 @@ impl Published {
             leader: AtomicU64::new(status.leader.unwrap_or(0)),
             hello: watch::Sender::new(Hello { cluster: identity.cluster, incarnation: identity.incarnation, ..hello }),
             status: Mutex::new(status),
+            transfers: Mutex::default(),
         }
     }
 
@@ -69,8 +73,25 @@ impl Published {
         self.publish(status);
     }
 
+    /// How far a snapshot to `to` is; `None`: none is on its way.
+    pub(crate) fn note_transfer(&self, to: NodeId, progress: Option<TransferProgress>) {
+        let mut transfers = self.transfers.lock().unwrap_or_else(PoisonError::into_inner);
+        match progress {
+            Some(progress) => transfers.insert(to, progress),
+            None => transfers.remove(&to),
+        };
+    }
+
+    pub(crate) fn transfer_to(&self, to: NodeId) -> Option<TransferProgress> {
+        self.transfers.lock().unwrap_or_else(PoisonError::into_inner).get(&to).copied()
+    }
+
     pub(crate) fn status(&self) -> Status {
         self.lock().clone()
+    }
+
+    pub(crate) fn node(&self) -> NodeId {
+        self.lock().node
     }
 
     pub(crate) fn failure(&self) -> Option<String> {

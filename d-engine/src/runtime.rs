@@ -3,12 +3,15 @@
 //! It decides nothing. All that waits is handled before anything is performed, so that writes and messages are shared;
 //! the disk and the network then work at the same time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use d_engine_core::LogStore;
-use d_engine_raft::{Answer as Outcome, Command, Driver, Event, Input, Message, NodeId, Rejection, Role, Write};
+use d_engine_raft::{
+    Answer as Outcome, Command, Driver, Event, Input, Message, NodeId, Rejection, Role, SnapshotTask, Write,
+};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -18,6 +21,8 @@ use crate::inbox::{Applied, Caller, Inbound, Inbox, Pruning, Refusal};
 use crate::log_read::{Answer, LogRead};
 use crate::pending::Numbered;
 use crate::published::Published;
+use crate::snapshot_store::SnapshotStore;
+use crate::snapshot_transfer::Sending;
 use crate::state_machine_handler::{ApplyJob, ApplyQueue};
 use crate::wire::Wire;
 
@@ -32,6 +37,9 @@ pub(crate) struct Runtime {
     pub(crate) published: Arc<Published>,
     pub(crate) applied: Arc<AtomicU64>,
     pub(crate) tokio: Handle,
+    pub(crate) snapshots: Arc<SnapshotStore>,
+    /// Bytes of a snapshot sent to one replica in a second, at most.
+    pub(crate) transfer_bytes_per_s: u64,
     pub(crate) work: Work,
 }
 
@@ -44,13 +52,18 @@ const LOG_READ_WAIT: Duration = Duration::from_secs(5);
 pub(crate) struct Work {
     proposals: Numbered<Caller<Applied>>,
     reads: Numbered<Caller<()>>,
+    changes: Numbered<Caller<u64>>,
+    transfers: Numbered<Caller<()>>,
     writes: Vec<Write>,
     jobs: Vec<ApplyJob>,
     sends: Vec<(NodeId, Message)>,
     log_reads: Vec<JoinHandle<()>>,
+    /// Snapshots on their way, one to each replica at most.
+    sendings: BTreeMap<NodeId, JoinHandle<()>>,
     /// Answers that leave once the status shows what they show.
     refused_writes: Vec<(Caller<Applied>, Refusal)>,
     answered_reads: Vec<(Caller<()>, Result<(), Refusal>)>,
+    answered_changes: Vec<(Caller<u64>, Result<u64, Refusal>)>,
     idle_jobs: Pruning,
     news: News,
     failed: bool,
@@ -91,20 +104,43 @@ impl News {
     }
 }
 
-/// Set in the driver's number of a read, not in that of a proposal: a refusal names only the number.
-const READ: u64 = 1;
+/// What the driver's number of a request begins with: a refusal names only the number.
+#[derive(Clone, Copy)]
+enum Kind {
+    Proposal,
+    Read,
+    Change,
+    Transfer,
+}
+
+impl Kind {
+    /// The driver's number for the request of this kind with a number of its own.
+    fn number(self, own: u64) -> u64 {
+        own << 2 | self as u64
+    }
+
+    /// The kind and the own number.
+    fn of(number: u64) -> (Self, u64) {
+        let kinds = [Self::Proposal, Self::Read, Self::Change, Self::Transfer];
+        (kinds[(number & 3) as usize], number >> 2)
+    }
+}
 
 impl Work {
     pub(crate) fn new() -> Self {
         Self {
             proposals: Numbered::new(),
             reads: Numbered::new(),
+            changes: Numbered::new(),
+            transfers: Numbered::new(),
             writes: Vec::new(),
             jobs: Vec::new(),
             sends: Vec::new(),
             log_reads: Vec::new(),
+            sendings: BTreeMap::new(),
             refused_writes: Vec::new(),
             answered_reads: Vec::new(),
+            answered_changes: Vec::new(),
             idle_jobs: Pruning::new(),
             news: News { shown: (0, Role::Unformed, None), shown_at: Instant::now(), is_old: true, is_urgent: true },
             failed: false,
@@ -125,7 +161,7 @@ impl Runtime {
                 break;
             }
             for inbound in waiting.drain(..) {
-                let event = self.event_of(inbound);
+                let Some(event) = self.event_of(inbound) else { continue };
                 self.work.news.take_in(&event);
                 self.driver.handle(self.clock.now(), event);
             }
@@ -141,6 +177,8 @@ impl Runtime {
         // They end while the reads of the log are waited for.
         self.disk.close();
         self.apply.close();
+        // What has arrived stays with the receivers, for the next leader's transfer.
+        self.work.sendings.values().for_each(JoinHandle::abort);
         let until = Instant::now() + LOG_READ_WAIT;
         for read in self.work.log_reads.drain(..) {
             // Asked again and again, because the application's runtime, and its timers, may have ended.
@@ -155,15 +193,27 @@ impl Runtime {
         }
     }
 
-    fn event_of(&mut self, inbound: Inbound) -> Event {
-        match inbound {
+    /// What the driver is to handle; `None` for what is not its business.
+    fn event_of(&mut self, inbound: Inbound) -> Option<Event> {
+        Some(match inbound {
             Inbound::Event(event) => event,
             Inbound::Message { from, message } => Input::Message { from, message }.into(),
             Inbound::Propose { command, caller } => {
-                Input::Propose { id: self.work.proposals.insert(caller) << 1, command }.into()
+                Input::Propose { id: Kind::Proposal.number(self.work.proposals.insert(caller)), command }.into()
             }
-            Inbound::Read { caller } => Input::Read { id: self.work.reads.insert(caller) << 1 | READ }.into(),
-        }
+            Inbound::Read { caller } => Input::Read { id: Kind::Read.number(self.work.reads.insert(caller)) }.into(),
+            Inbound::Change { change, caller } => {
+                let id = Kind::Change.number(self.work.changes.insert(caller));
+                Input::ChangeMembership { id, base: None, change }.into()
+            }
+            Inbound::Transfer { to, caller } => {
+                Input::Transfer { id: Kind::Transfer.number(self.work.transfers.insert(caller)), to }.into()
+            }
+            Inbound::Snapshot { caller } => {
+                self.work.jobs.push(ApplyJob::Snapshot { caller });
+                return None;
+            }
+        })
     }
 
     fn perform_all(&mut self) {
@@ -193,6 +243,9 @@ impl Runtime {
         for (caller, answer) in self.work.answered_reads.drain(..) {
             caller.answer(answer);
         }
+        for (caller, answer) in self.work.answered_changes.drain(..) {
+            caller.answer(answer);
+        }
     }
 
     fn perform(&mut self, command: Command) {
@@ -203,8 +256,40 @@ impl Runtime {
             Command::ReadLog { ticket, first, last, max_bytes } => self.read_log(ticket, first, last, max_bytes),
             Command::Apply { first, last, entries } => work.jobs.push(ApplyJob::Apply { first, last, entries }),
             Command::Answer(outcome) => self.pass_on(outcome),
+            Command::Snapshot(task) => self.work_on_snapshot(task),
             // `Command` may grow; a command that is not carried out must not pass silently.
             other => tracing::error!(?other, "the driver asked for something this runtime does not know"),
+        }
+    }
+
+    fn work_on_snapshot(&mut self, task: SnapshotTask) {
+        let jobs = &mut self.work.jobs;
+        match task {
+            SnapshotTask::Install { last_included } => jobs.push(ApplyJob::Install { last_included }),
+            SnapshotTask::Discard { last_included } => jobs.push(ApplyJob::Discard { last_included }),
+            SnapshotTask::Send { to, session, term } => self.send_snapshot(to, session, term),
+        }
+    }
+
+    /// Sends the newest snapshot, on the tasks of the application's runtime; an older transfer to the same replica ends.
+    fn send_snapshot(&mut self, to: NodeId, session: u64, term: u64) {
+        let sending = Sending {
+            node: self.published.node(),
+            to,
+            term,
+            bytes_per_s: self.transfer_bytes_per_s,
+            store: Arc::clone(&self.snapshots),
+            wire: self.wire.clone(),
+            published: Arc::clone(&self.published),
+        };
+        let inbox = Arc::clone(&self.inbox);
+        let task = self.tokio.spawn(async move {
+            let installed = sending.run().await;
+            inbox.complete(Input::SnapshotSent { to, session, installed });
+        });
+        self.work.sendings.retain(|_, sending| !sending.is_finished());
+        if let Some(older) = self.work.sendings.insert(to, task) {
+            older.abort();
         }
     }
 
@@ -212,12 +297,12 @@ impl Runtime {
         let work = &mut self.work;
         match outcome {
             Outcome::Accepted { id, at } => {
-                if let Some(caller) = work.proposals.take(id >> 1) {
+                if let Some(caller) = work.proposals.take(Kind::of(id).1) {
                     work.jobs.push(ApplyJob::Expect { at, caller });
                 }
             }
             Outcome::ReadReady { id, index } => {
-                if let Some(caller) = work.reads.take(id >> 1) {
+                if let Some(caller) = work.reads.take(Kind::of(id).1) {
                     if self.applied.load(Ordering::Acquire) >= index {
                         work.answered_reads.push((caller, Ok(())));
                     } else {
@@ -226,20 +311,39 @@ impl Runtime {
                 }
             }
             Outcome::Rejected { id, why } => self.reject(id, why),
-            Outcome::Changed { .. } | Outcome::Lost { .. } | Outcome::Transferred { .. } => {
-                tracing::error!(?outcome, "an answer to what this runtime never asks");
+            Outcome::Changed { id, index } => self.answer_change(id, Ok(index)),
+            Outcome::Lost { id } => {
+                let why = "this node leads no more; whether the change takes effect is not known";
+                self.answer_change(id, Err(Refusal::Unknown(why.into())));
             }
+            Outcome::Transferred { id } => {
+                if let Some(caller) = work.transfers.take(Kind::of(id).1) {
+                    work.answered_reads.push((caller, Ok(())));
+                }
+            }
+        }
+    }
+
+    fn answer_change(&mut self, id: u64, answer: Result<u64, Refusal>) {
+        if let Some(caller) = self.work.changes.take(Kind::of(id).1) {
+            self.work.answered_changes.push((caller, answer));
         }
     }
 
     fn reject(&mut self, id: u64, why: Rejection) {
         let why = Refusal::Rejected(why);
-        if id & READ == 0 {
-            if let Some(caller) = self.work.proposals.take(id >> 1) {
-                self.work.refused_writes.push((caller, why));
+        let work = &mut self.work;
+        match Kind::of(id) {
+            (Kind::Proposal, own) => {
+                work.refused_writes.extend(work.proposals.take(own).map(|caller| (caller, why)));
             }
-        } else if let Some(caller) = self.work.reads.take(id >> 1) {
-            self.work.answered_reads.push((caller, Err(why)));
+            (Kind::Read, own) => work.answered_reads.extend(work.reads.take(own).map(|caller| (caller, Err(why)))),
+            (Kind::Change, own) => {
+                work.answered_changes.extend(work.changes.take(own).map(|caller| (caller, Err(why))))
+            }
+            (Kind::Transfer, own) => {
+                work.answered_reads.extend(work.transfers.take(own).map(|caller| (caller, Err(why))));
+            }
         }
     }
 
@@ -281,7 +385,7 @@ mod tests {
     use crate::NodeConfig;
     use crate::clock::BootClock;
     use crate::inbox::Bounds;
-    use crate::prepare::prepare;
+    use crate::prepare::{Stores, prepare};
 
     /// The loop of a single node, without the threads around it.
     fn runtime(tokio: &Handle) -> Runtime {
@@ -289,7 +393,9 @@ mod tests {
         let machine = KvStateMachine::new(MemKvStore::new()).unwrap();
         let log: Arc<dyn LogStore> = engine.log_store();
         let config = NodeConfig::for_dir("unused");
-        let prepared = prepare(&config, &*log, &*engine.meta_store(), &machine, &BootClock, tokio).unwrap();
+        let meta = engine.meta_store();
+        let stores = Stores { log: &*log, meta: &*meta, machine: &machine, is_volatile: true };
+        let prepared = prepare(&config, stores, &BootClock, tokio).unwrap();
         let published = Published::new(prepared.driver.status(BootClock.now()), Hello::new(1, 0));
         Runtime {
             driver: prepared.driver,
@@ -301,6 +407,8 @@ mod tests {
             wire: Wire::Nowhere,
             published: Arc::new(published),
             applied: Arc::default(),
+            snapshots: prepared.snapshots,
+            transfer_bytes_per_s: 1 << 20,
             tokio: tokio.clone(),
             work: Work::new(),
         }

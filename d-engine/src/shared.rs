@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use d_engine_core::{Error, KvAnswer, KvQuery, KvRequest, StateMachine};
+use d_engine_core::{Error, KvAnswer, KvQuery, KvRequest, LogId, StateMachine};
 use d_engine_net::{ClientError, LeaderHint, ReadMode, Reason, Reply, Result};
 use d_engine_raft::{NodeId, Rejection};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::NodeConfig;
@@ -16,7 +17,9 @@ use crate::disk::SyncLatencies;
 use crate::inbox::{Applied, Inbox, NotTaken, Place, Refusal};
 use crate::key_value::check_is_for_callers;
 use crate::local_router::LocalRouter;
+use crate::place::PlaceInCluster;
 use crate::published::Published;
+use crate::snapshot_store::SnapshotStore;
 
 /// How long a call waits before it asks again, unless an election ends earlier.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
@@ -30,6 +33,11 @@ pub(crate) struct Shared {
     pub(crate) route: Route,
     /// Peers that cannot be reached, with the reasons.
     pub(crate) unreachable: Mutex<BTreeMap<NodeId, String>>,
+    pub(crate) snapshots: Arc<SnapshotStore>,
+    pub(crate) place: Mutex<PlaceInCluster>,
+    pub(crate) is_removed: AtomicBool,
+    /// Tasks of the node itself; they end with it.
+    tasks: Mutex<JoinSet<()>>,
     /// Taken out at the end, so that the machine's directory is free although handles of the node remain.
     machine: RwLock<Option<Arc<dyn StateMachine>>>,
     open: AtomicBool,
@@ -48,22 +56,27 @@ pub(crate) enum Route {
 }
 
 /// What one attempt of a call came to.
-enum Attempt<T> {
+pub(crate) enum Attempt<T> {
     Done(T),
     /// Without effect, because this node does not lead.
     NotLeader,
 }
 
+/// What a node's callers and threads share from its start.
+pub(crate) struct Parts {
+    pub(crate) config: NodeConfig,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) published: Arc<Published>,
+    pub(crate) applied: Arc<AtomicU64>,
+    pub(crate) latencies: Arc<SyncLatencies>,
+    pub(crate) route: Route,
+    pub(crate) machine: Arc<dyn StateMachine>,
+    pub(crate) snapshots: Arc<SnapshotStore>,
+}
+
 impl Shared {
-    pub(crate) fn new(
-        config: NodeConfig,
-        inbox: Arc<Inbox>,
-        published: Arc<Published>,
-        applied: Arc<AtomicU64>,
-        latencies: Arc<SyncLatencies>,
-        route: Route,
-        machine: Arc<dyn StateMachine>,
-    ) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { config, inbox, published, applied, latencies, route, machine, snapshots } = parts;
         Self {
             config,
             inbox,
@@ -72,6 +85,10 @@ impl Shared {
             latencies,
             route,
             unreachable: Mutex::default(),
+            snapshots,
+            place: Mutex::default(),
+            is_removed: AtomicBool::new(false),
+            tasks: Mutex::default(),
             machine: RwLock::new(Some(machine)),
             open: AtomicBool::new(true),
             speaks_key_value: AtomicU8::new(0),
@@ -101,12 +118,27 @@ impl Shared {
         self.open.store(false, Ordering::Release);
     }
 
+    /// Starts a task that ends with the node.
+    pub(crate) fn own(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that have ended are taken out here, so that they do not pile up.
+        while tasks.try_join_next().is_some() {}
+        if self.is_open() {
+            tasks.spawn(task);
+        }
+    }
+
+    /// Ends the node's tasks.
+    pub(crate) fn end_tasks(&self) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+    }
+
     /// Gives the state machine up.
     pub(crate) fn release_machine(&self) {
         self.machine.write().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    fn deadline(&self) -> Instant {
+    pub(crate) fn deadline(&self) -> Instant {
         Instant::now() + self.config.request_timeout()
     }
 
@@ -260,7 +292,7 @@ impl Shared {
     ///
     /// # Errors
     /// The deadline has passed.
-    async fn wait_for_leader(&self, deadline: Instant) -> Result<()> {
+    pub(crate) async fn wait_for_leader(&self, deadline: Instant) -> Result<()> {
         self.inbox_open()?;
         let mut leadership = self.published.leadership();
         let again = deadline.min(Instant::now() + RETRY_INTERVAL);
@@ -273,8 +305,22 @@ impl Shared {
         if Instant::now() >= deadline { Err(ClientError::unavailable(self.situation())) } else { Ok(()) }
     }
 
+    /// Makes a snapshot of the state and waits until it is durable; gives its last entry.
+    pub(crate) async fn snapshot(&self) -> Result<LogId> {
+        let _place = self.enter(0)?;
+        match self.inbox_open()?.snapshot().map_err(refused)?.await {
+            Ok(Ok(at)) => Ok(at),
+            Ok(Err(Refusal::Rejected(rejection))) => Err(rejected(rejection)),
+            Ok(Err(Refusal::Unknown(why))) => Err(ClientError::unavailable(why)),
+            Ok(Err(Refusal::Stopping)) | Err(_) => Err(self.ended()),
+        }
+    }
+
     pub(crate) fn inbox_open(&self) -> Result<&Inbox> {
-        if self.is_open() { Ok(&self.inbox) } else { Err(self.ended()) }
+        if !self.is_open() {
+            return Err(self.ended());
+        }
+        self.removed().map_or(Ok(&*self.inbox), |why| Err(ClientError::unavailable(why)))
     }
 
     /// Why nobody answers any more.
@@ -285,7 +331,7 @@ impl Shared {
         }
     }
 
-    fn not_leader(&self) -> ClientError {
+    pub(crate) fn not_leader(&self) -> ClientError {
         let leader = self.published.leader().filter(|leader| *leader != self.id());
         ClientError::NotLeader {
             leader: leader
@@ -300,6 +346,10 @@ impl Shared {
         let mut text = match status.leader {
             _ if status.failure.is_some() => {
                 format!("node {} takes part no more: {}", status.node, status.failure.unwrap_or_default())
+            }
+            _ if self.trouble().is_some() => self.trouble().unwrap_or_default(),
+            _ if !status.identity.formed && self.config.cluster.join.is_some() => {
+                format!("node {} belongs to no cluster yet; it waits to be added to one", status.node)
             }
             _ if !status.identity.formed => format!(
                 "node {} belongs to no cluster yet; founders that have not answered: {}",
@@ -365,17 +415,17 @@ impl Shared {
     }
 }
 
-fn refused(why: NotTaken) -> ClientError {
+pub(crate) fn refused(why: NotTaken) -> ClientError {
     match why {
         NotTaken::Busy => ClientError::Busy,
         NotTaken::Closed => ClientError::ShuttingDown,
     }
 }
 
-fn rejected(rejection: Rejection) -> ClientError {
+pub(crate) fn rejected(rejection: Rejection) -> ClientError {
     match rejection {
         Rejection::NotLeader { .. } => ClientError::NotLeader { leader: None },
-        Rejection::Busy => ClientError::Busy,
+        Rejection::Busy | Rejection::HandingOver => ClientError::Busy,
         Rejection::TooLarge { bytes, limit } => Reason::TooLarge { len: bytes as u64, limit: limit as u64 }.into(),
         other => ClientError::unavailable(other.to_string()),
     }

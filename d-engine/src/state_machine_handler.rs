@@ -1,12 +1,12 @@
 //! The apply thread: gives committed entries to the state machine in order and answers the callers that wait for them.
 //!
-//! What to apply and when is the driver's decision; this carries it out. An error of the machine ends it: the node stops
-//! taking part.
+//! What to apply and install, and when, is the driver's decision; this carries it out. An error of the machine ends it: the
+//! node stops taking part. Snapshots of the own state are its one policy of its own ([`Snapshots`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use d_engine_core::{Entry, EntryKind, Error, LogStore, StateMachine};
+use d_engine_core::{Entry, EntryKind, Error, LogId, LogStore, Severity, StateMachine};
 use d_engine_raft::Input;
 use tokio::runtime::Handle;
 
@@ -14,6 +14,7 @@ use crate::inbox::{Applied, Caller, Inbox, Refusal};
 use crate::machine_clock::MachineClock;
 use crate::pending::{Decided, PendingReads, PendingWrites, not_leader};
 use crate::queue::Queue;
+use crate::snapshot_policy::{Built, Snapshots};
 
 /// Work for the apply thread; bounded because the core bounds what is not applied, and the inbox the callers that have
 /// not gone.
@@ -21,11 +22,19 @@ pub(crate) type ApplyQueue = Queue<ApplyJob>;
 
 pub(crate) enum ApplyJob {
     /// The caller's command has this place in the log.
-    Expect { at: d_engine_core::LogId, caller: Caller<Applied> },
+    Expect { at: LogId, caller: Caller<Applied> },
     /// The caller may read once `index` is applied.
     ReadAt { index: u64, caller: Caller<()> },
     /// Apply entries `first..=last`; empty: read them from the log.
     Apply { first: u64, last: u64, entries: Vec<Entry> },
+    /// Install the received snapshot of this entry.
+    Install { last_included: LogId },
+    /// Remove the received snapshot of this entry.
+    Discard { last_included: LogId },
+    /// Make a snapshot now; the caller is told of which entry.
+    Snapshot { caller: Caller<LogId> },
+    /// A snapshot that was being built is there, or is not.
+    Built(Built),
     /// The node takes part no more: nothing will be applied.
     Fail { why: String },
 }
@@ -36,7 +45,10 @@ impl ApplyJob {
         match self {
             Self::Expect { caller, .. } => caller.has_gone(),
             Self::ReadAt { caller, .. } => caller.has_gone(),
-            Self::Apply { .. } | Self::Fail { .. } => false,
+            Self::Snapshot { caller } => caller.has_gone(),
+            Self::Apply { .. } | Self::Install { .. } | Self::Discard { .. } | Self::Built(_) | Self::Fail { .. } => {
+                false
+            }
         }
     }
 }
@@ -52,6 +64,7 @@ pub(crate) struct StateMachineHandler {
     reads: PendingReads,
     /// Callers of the chunk that is being applied.
     decided: Vec<Decided>,
+    snapshots: Snapshots,
     clock: MachineClock,
     failed: Option<String>,
 }
@@ -64,6 +77,7 @@ impl StateMachineHandler {
         runtime: Handle,
         read_chunk_bytes: usize,
         applied: Arc<AtomicU64>,
+        snapshots: Snapshots,
         clock: MachineClock,
     ) -> Self {
         Self {
@@ -75,6 +89,7 @@ impl StateMachineHandler {
             writes: PendingWrites::new(),
             reads: PendingReads::new(),
             decided: Vec::new(),
+            snapshots,
             clock,
             failed: None,
         }
@@ -83,12 +98,21 @@ impl StateMachineHandler {
     /// Serves `queue` until it is closed and empty, then flushes and stops the machine.
     pub(crate) fn run(mut self, queue: &ApplyQueue, inbox: &Inbox) {
         let mut jobs = Vec::new();
-        while queue.take_all(&mut jobs, Some(self.clock.wait())) {
+        loop {
+            let tick = self.clock.wait();
+            let due = self.snapshots.due_in().filter(|_| self.failed.is_none());
+            if !queue.take_all(&mut jobs, Some(due.map_or(tick, |due| due.min(tick)))) {
+                break;
+            }
             for job in jobs.drain(..) {
                 self.perform(job, inbox);
             }
+            if self.failed.is_none() {
+                self.snapshots.maybe_begin(inbox);
+            }
             self.clock.maybe_tell(self.failed.is_none().then_some(&*self.machine), inbox);
         }
+        self.snapshots.finish();
         self.writes.stop();
         if self.failed.is_none()
             && let Err(error) = self.machine.flush().and_then(|()| self.machine.stop())
@@ -121,8 +145,45 @@ impl StateMachineHandler {
                     }
                 }
             }
+            ApplyJob::Install { last_included } if self.failed.is_none() => self.install(last_included, inbox),
+            ApplyJob::Install { .. } => {}
+            ApplyJob::Discard { last_included } => {
+                let has_state = self.applied.load(Ordering::Relaxed) >= last_included.index;
+                self.snapshots.store().discard(last_included, has_state);
+            }
+            ApplyJob::Snapshot { caller } => match &self.failed {
+                None => self.snapshots.request(caller, inbox),
+                Some(why) => caller.answer(Err(Refusal::Unknown(why.clone()))),
+            },
+            ApplyJob::Built(built) => self.snapshots.built(built, inbox),
             ApplyJob::Fail { why } => self.fail(why),
         }
+    }
+
+    /// Replaces the state by a received snapshot's. A file that the machine finds bad leaves the old state.
+    fn install(&mut self, last_included: LogId, inbox: &Inbox) {
+        let result = self.snapshots.install(last_included, &self.runtime);
+        let ok = match result {
+            Ok(()) => true,
+            Err(error @ (Error::Io { .. } | Error::Poisoned { .. } | Error::Backend(_))) => {
+                let why = format!("the snapshot of {last_included} cannot be installed: {error}");
+                tracing::error!(%why, "this node stops taking part");
+                inbox.complete(Input::StorageFailed { why: why.clone() });
+                return self.fail(why);
+            }
+            Err(error) => {
+                let is_local = error.severity() == Severity::Retryable;
+                tracing::error!(%error, is_local, "a received snapshot is not installed; the old state stays");
+                self.snapshots.store().discard(last_included, false);
+                false
+            }
+        };
+        if ok {
+            self.applied.store(last_included.index, Ordering::Release);
+            self.writes.pass(last_included.index);
+            self.release_reads();
+        }
+        inbox.complete(Input::SnapshotInstalled { last_included, ok });
     }
 
     fn fail(&mut self, why: String) {
@@ -156,12 +217,14 @@ impl StateMachineHandler {
             return Err(Error::corrupt(format!("log: entries {first} to {last} have a hole")));
         }
         self.writes.decide(&entries, &mut self.decided);
+        self.snapshots.see(&entries);
         let term = entries.last().map(|entry| entry.term);
         entries.retain(|entry| entry.kind == EntryKind::Command);
         let results =
             if entries.is_empty() { Vec::new() } else { self.runtime.block_on(self.machine.apply(entries))? };
         // Before the answers, so that a caller who has its answer reads its own write.
         self.applied.store(last, Ordering::Release);
+        self.snapshots.applied();
         if let Some(term) = term {
             self.clock.applied(term);
         }

@@ -1,9 +1,11 @@
 //! Where a node's messages go.
 
+use d_engine_net::{SnapshotAnswer, SnapshotOffer};
 use d_engine_raft::{Message, NodeId};
 
 use crate::local_router::LocalRouter;
 
+#[derive(Clone)]
 pub(crate) enum Wire {
     /// A node without peers says nothing to anybody.
     Nowhere,
@@ -22,6 +24,19 @@ impl Wire {
             Self::InProcess { from, router } => router.send(*from, to, message),
             #[cfg(feature = "server")]
             Self::Network { peers, .. } => peers.send(to, message),
+        }
+    }
+
+    /// Offers a snapshot to another node.
+    pub(crate) async fn offer_snapshot(&self, to: NodeId, offer: SnapshotOffer) -> Result<SnapshotAnswer, String> {
+        match self {
+            Self::Nowhere => Err("this node has no network".into()),
+            Self::InProcess { from, router } => match router.reach(*from, to) {
+                Some(receiver) => receiver.take_snapshot(offer).await,
+                None => Err(format!("node {to} cannot be reached")),
+            },
+            #[cfg(feature = "server")]
+            Self::Network { peers, .. } => peers.offer_snapshot(to, offer).await,
         }
     }
 

@@ -1,4 +1,5 @@
-//! A node on every combination of a log and a machine's data, which are independent choices.
+//! A node on every combination of a log and a machine's data, which are independent choices, and snapshots that travel
+//! between them.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -7,8 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use d_engine::file::{FileKvStore, FileStorageEngine};
+use d_engine::mem::MemKvStore;
 use d_engine::sled::{SledKvStore, SledStorageEngine};
 use d_engine::{KvStateMachine, KvStore, Node, NodeBuilder, NodeConfig, StorageEngine};
+use d_engine_test_suite::snapshot_matrix;
 use tokio::sync::watch;
 
 async fn start(dir: &Path, log: impl StorageEngine, data: impl KvStore) -> Node {
@@ -69,4 +72,52 @@ async fn sled_log_and_file_data() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sled_log_and_sled_data() {
     writes_survive(sled_log, sled_data).await;
+}
+
+#[test]
+fn a_snapshot_of_any_storage_is_a_snapshot_of_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, sled) = (file_data(&dir.path().join("file")), sled_data(&dir.path().join("sled")));
+    let mem = MemKvStore::new();
+    #[cfg(feature = "rocksdb")]
+    let rocksdb = rocksdb::rocksdb_data(&dir.path().join("rocksdb"));
+    let stores: &[(&str, &dyn KvStore)] = &[
+        ("file", &file),
+        ("mem", &mem),
+        #[cfg(feature = "rocksdb")]
+        ("rocksdb", &rocksdb),
+        ("sled", &sled),
+    ];
+    snapshot_matrix(stores).unwrap();
+}
+
+/// With the feature `rocksdb`, which is not among those that the tests switch on by themselves.
+#[cfg(feature = "rocksdb")]
+mod rocksdb {
+    use d_engine::rocksdb::{RocksKvStore, RocksStorageEngine};
+
+    use super::*;
+
+    fn rocksdb_log(dir: &Path) -> RocksStorageEngine {
+        RocksStorageEngine::open(dir).unwrap()
+    }
+
+    pub(crate) fn rocksdb_data(dir: &Path) -> RocksKvStore {
+        RocksKvStore::open(dir).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn file_log_and_rocksdb_data() {
+        writes_survive(file_log, rocksdb_data).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rocksdb_log_and_file_data() {
+        writes_survive(rocksdb_log, file_data).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rocksdb_log_and_rocksdb_data() {
+        writes_survive(rocksdb_log, rocksdb_data).await;
+    }
 }

@@ -1,9 +1,12 @@
-//! Development commands of d-engine: `cargo verify`, `cargo xtask fix`, `codegen`, `simulate`, `mutants`.
+//! Development commands of d-engine: `cargo verify`, `cargo xtask fix`, `codegen`, `simulate`, `mutants`, `explore`,
+//! `fuzz`, `bench`.
 //!
 //! `verify` judges the tree and never writes to it; `fix` and `codegen` write.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks on its standard streams")]
 
+mod bench;
 mod codegen;
+mod fuzz;
 mod process;
 mod tests_log;
 mod verify;
@@ -46,6 +49,21 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Runs the fuzz targets with libFuzzer; needs a C++ compiler, and neither nightly nor cargo-fuzz
+    Fuzz {
+        /// This target alone
+        target: Option<String>,
+        /// How long each target runs
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    #[command(disable_help_flag = true)]
+    /// Looks at every state that a small cluster can reach, as in `explore` or `explore --crashes 1 --messages 2`
+    Explore {
+        /// Goes to d-engine-raft's example `explore`; --help lists its flags
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     #[command(disable_help_flag = true)]
     /// Breaks every rule of consensus, one at a time, and shows that the simulation finds it
     Mutants {
@@ -53,6 +71,15 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measures and compares; for a quiet machine
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Storage: the logs beside the device and beside others, the key-value stores
+    Storage(bench::Storage),
 }
 
 fn main() -> ExitCode {
@@ -62,8 +89,11 @@ fn main() -> ExitCode {
         Task::Fix => fix(),
         Task::Codegen { check } => codegen::codegen(check).map_err(Failed::Because),
         Task::Simulate { arguments } => raft_example("simulate", &["--release"], &arguments),
+        Task::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), seconds),
+        Task::Explore { arguments } => raft_example("explore", &["--release"], &arguments),
         // With debug assertions, which notice some breaches before they do harm.
         Task::Mutants { arguments } => raft_example("mutants", &[], &arguments),
+        Task::Bench(Bench::Storage(arguments)) => bench::storage(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

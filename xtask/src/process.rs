@@ -49,7 +49,8 @@ pub(crate) fn run(
         }
         if printed.elapsed() >= SIGN_OF_LIFE {
             let shown: String = last_line.trim().chars().take(90).collect();
-            println!("        … {}: {shown}", duration(started.elapsed()));
+            // Not part of what the command has to say, which may be read by a program.
+            eprintln!("        … {}: {shown}", duration(started.elapsed()));
             printed = Instant::now();
         }
         if started.elapsed() >= limit {

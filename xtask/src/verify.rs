@@ -5,6 +5,7 @@
 //! one each, every other step counts one.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,6 +14,9 @@ use std::time::{Duration, Instant};
 use crate::process::{self, duration};
 use crate::tests_log::TestsLog;
 use crate::{Failed, cargo_path, root};
+
+mod libclang;
+mod rocksdb;
 
 /// Lines of a log that are printed when its step fails.
 const TAIL: usize = 30;
@@ -44,26 +48,42 @@ enum Work {
     Tests(&'static [&'static str]),
     /// The tests that the step above leaves aside; counts them, and takes them off the skipped ones.
     IgnoredTests(&'static [&'static str]),
+    /// The same in the target directory of RocksDB, with what its build must be told.
+    OnRocksdb(&'static Work),
 }
 
-/// A program that is not part of every Rust installation.
+/// What is not part of every machine with Rust.
 #[derive(Clone, Copy)]
 struct Tool {
-    /// Cargo's arguments that succeed where the tool is there.
-    probe: &'static [&'static str],
+    probe: Probe,
     /// The command that gets it.
     install: &'static str,
 }
 
-const RUSTFMT: Tool = Tool { probe: &["fmt", "--version"], install: "rustup component add rustfmt" };
-const CLIPPY: Tool = Tool { probe: &["clippy", "--version"], install: "rustup component add clippy" };
+/// How to tell whether a tool is there.
+#[derive(Clone, Copy)]
+enum Probe {
+    /// Cargo succeeds with these arguments.
+    Cargo(&'static [&'static str]),
+    /// This says so.
+    Asks(fn() -> bool),
+}
+
+const RUSTFMT: Tool = Tool { probe: Probe::Cargo(&["fmt", "--version"]), install: "rustup component add rustfmt" };
+const CLIPPY: Tool = Tool { probe: Probe::Cargo(&["clippy", "--version"]), install: "rustup component add clippy" };
+const CPLUSPLUS: Tool = Tool { probe: Probe::Asks(cplusplus), install: "apt-get install g++" };
+
+/// Whether libFuzzer's own sources can be compiled.
+fn cplusplus() -> bool {
+    Command::new("c++").arg("--version").output().is_ok_and(|output| output.status.success())
+}
 
 const fn minutes(minutes: u64) -> Duration {
     Duration::from_secs(60 * minutes)
 }
 
 /// All of the steps, in the order of running. Cargo always gets the default members and one profile: another choice of
-/// packages or profile would compile them a second time.
+/// packages or profile would compile them a second time. What needs RocksDB comes after them: see [`rocksdb`].
 const STEPS: &[Step] = &[
     Step {
         name: "format",
@@ -122,12 +142,28 @@ const STEPS: &[Step] = &[
         work: Work::Programs(&[&["examples/simulate", "--first", "1000", "--seeds", "10000"]]),
     },
     Step {
+        name: "explore",
+        title: "every state of small clusters, elections, replication and crashes",
+        needs: &["build"],
+        tool: None,
+        limit: minutes(20),
+        work: Work::Programs(&[&["examples/explore"]]),
+    },
+    Step {
         name: "mutants",
         title: "every rule of consensus is broken, and the simulation finds it within 2,000 seeds",
         needs: &["build"],
         tool: None,
         limit: minutes(20),
         work: Work::Programs(&[&["examples/mutants", "--seeds", "2000"]]),
+    },
+    Step {
+        name: "fuzz",
+        title: "every fuzz target runs for 15 seconds beside the corpora of the tests",
+        needs: &["build"],
+        tool: Some(CPLUSPLUS),
+        limit: minutes(45),
+        work: Work::Xtask(&["fuzz", "--seconds", "15"]),
     },
     Step {
         name: "examples",
@@ -138,7 +174,9 @@ const STEPS: &[Step] = &[
         work: Work::Programs(&[
             &["quick-start"],
             &["custom-state-machine"],
+            &["custom-storage-engine"],
             &["three-nodes-embedded"],
+            &["grow-one-to-three"],
             &["sled-cluster"],
             &["three-nodes-standalone", "--check", "--engine", "file"],
             &["three-nodes-standalone", "--check", "--engine", "mem"],
@@ -173,6 +211,10 @@ const STEPS: &[Step] = &[
     },
 ];
 
+fn all_steps() -> impl Iterator<Item = &'static Step> {
+    STEPS.iter().chain(rocksdb::STEPS)
+}
+
 /// Prints the steps that would run.
 pub(crate) fn list(only: &[String]) -> Result<(), Failed> {
     for step in chosen(only)? {
@@ -194,19 +236,21 @@ pub(crate) fn verify(only: &[String]) -> Result<(), Failed> {
 }
 
 fn chosen(only: &[String]) -> Result<Vec<&'static Step>, Failed> {
-    if let Some(unknown) = only.iter().find(|name| STEPS.iter().all(|step| step.name != **name)) {
-        let names: Vec<_> = STEPS.iter().map(|step| step.name).collect();
+    if let Some(unknown) = only.iter().find(|name| all_steps().all(|step| step.name != **name)) {
+        let names: Vec<_> = all_steps().map(|step| step.name).collect();
         return Err(Failed::Because(format!("there is no step {unknown}; the steps are {}", names.join(", "))));
     }
     let named = |step: &Step| only.is_empty() || only.iter().any(|name| name == step.name);
-    let needed = |step: &Step| STEPS.iter().any(|other| named(other) && other.needs.contains(&step.name));
-    Ok(STEPS.iter().filter(|step| named(step) || needed(step)).collect())
+    let needed = |step: &Step| all_steps().any(|other| named(other) && other.needs.contains(&step.name));
+    Ok(all_steps().filter(|step| named(step) || needed(step)).collect())
 }
 
 /// A run of the steps so far.
 struct Run {
     /// Cargo's target directory: that of this program.
     target: PathBuf,
+    /// What cargo is told beside.
+    environment: Vec<(&'static str, OsString)>,
     logs: PathBuf,
     /// A machine of the continuous integration must lack nothing.
     ci: bool,
@@ -218,6 +262,8 @@ struct Run {
     /// Why tests were left aside, and how many for each reason.
     reasons: BTreeMap<String, u64>,
     failed_steps: Vec<&'static str>,
+    /// Steps for which the machine lacks something, and those that need them.
+    skipped_steps: Vec<&'static str>,
     notes: Vec<String>,
 }
 
@@ -236,6 +282,7 @@ impl Run {
         fs::create_dir_all(&logs).map_err(|error| because(&format!("could not create {}", logs.display()), error))?;
         Ok(Self {
             target,
+            environment: Vec::new(),
             logs,
             ci: std::env::var("CI").is_ok_and(|ci| ci == "true" || ci == "1"),
             passed: 0,
@@ -244,14 +291,17 @@ impl Run {
             ignored: 0,
             reasons: BTreeMap::new(),
             failed_steps: Vec::new(),
+            skipped_steps: Vec::new(),
             notes: Vec::new(),
         })
     }
 
     fn step(&mut self, step: &'static Step) {
-        if let Some(broken) = step.needs.iter().find(|needed| self.failed_steps.contains(needed)) {
+        let undone = |needed: &&&str| self.failed_steps.contains(*needed) || self.skipped_steps.contains(*needed);
+        if let Some(broken) = step.needs.iter().find(undone) {
             println!("        skipped: needs the step {broken}");
             self.skipped += 1;
+            self.skipped_steps.push(step.name);
             self.notes.push(format!("skipped {}: needs the step {broken}", step.name));
             return;
         }
@@ -262,7 +312,7 @@ impl Run {
             return;
         }
         let started = Instant::now();
-        let (counts, ended) = self.work(step);
+        let (counts, ended) = self.work(step, &step.work);
         let took = duration(started.elapsed());
         self.passed += counts.passed;
         self.failed += counts.failed;
@@ -279,7 +329,12 @@ impl Run {
     }
 
     fn has(&self, tool: Tool) -> bool {
-        Command::new(cargo_path()).args(tool.probe).output().is_ok_and(|output| output.status.success())
+        match tool.probe {
+            Probe::Cargo(arguments) => {
+                Command::new(cargo_path()).args(arguments).output().is_ok_and(|output| output.status.success())
+            }
+            Probe::Asks(is_there) => is_there(),
+        }
     }
 
     fn lacks(&mut self, step: &'static Step, tool: Tool) {
@@ -290,6 +345,7 @@ impl Run {
             self.notes.push(format!("FAILED {}: CI is set, and this is missing: {}", step.name, tool.install));
         } else {
             self.skipped += 1;
+            self.skipped_steps.push(step.name);
             self.notes.push(format!("skipped {}; to run it: {}", step.name, tool.install));
         }
     }
@@ -299,8 +355,8 @@ impl Run {
     }
 
     /// Does what the step asks. An error holds what to print of it.
-    fn work(&mut self, step: &Step) -> (Counts, Result<(), String>) {
-        match &step.work {
+    fn work(&mut self, step: &Step, work: &Work) -> (Counts, Result<(), String>) {
+        match work {
             Work::Cargo(arguments, environment) => {
                 let mut command = self.cargo(arguments);
                 command.envs(environment.iter().copied());
@@ -332,6 +388,15 @@ impl Run {
                 self.ignored = self.ignored.saturating_sub(counts.passed + counts.failed);
                 (counts, ended)
             }
+            Work::OnRocksdb(work) => {
+                let target = self.target.join("rocksdb");
+                let target = std::mem::replace(&mut self.target, target);
+                self.environment = libclang::environment();
+                let done = self.work(step, work);
+                self.environment.clear();
+                self.target = target;
+                done
+            }
         }
     }
 
@@ -342,7 +407,8 @@ impl Run {
             .current_dir(root())
             .env("CARGO_TARGET_DIR", &self.target)
             .env("CARGO_TERM_COLOR", "never")
-            .env("CARGO_TERM_PROGRESS_WHEN", "never");
+            .env("CARGO_TERM_PROGRESS_WHEN", "never")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -431,15 +497,16 @@ mod tests {
         };
         assert_eq!(names(&["tests"]), ["build", "tests"]);
         assert_eq!(names(&["docs", "format"]), ["format", "docs"]);
-        assert_eq!(names(&[]).len(), STEPS.len());
+        assert_eq!(names(&[]).len(), all_steps().count());
         assert!(chosen(&["no-such-step".to_string()]).is_err());
     }
 
     #[test]
     fn steps_need_only_steps_before_them() {
-        for (place, step) in STEPS.iter().enumerate() {
+        let steps: Vec<&Step> = all_steps().collect();
+        for (place, step) in steps.iter().enumerate() {
             for needed in step.needs {
-                assert!(STEPS[..place].iter().any(|before| before.name == *needed), "{} needs {needed}", step.name);
+                assert!(steps[..place].iter().any(|before| before.name == *needed), "{} needs {needed}", step.name);
             }
         }
     }
@@ -462,7 +529,7 @@ mod tests {
         let third = step("third", &[], Work::Programs(&[GOOD]));
 
         let mut run = Run { target: target.clone(), logs: target.join("verify"), ..Run::new().ok().unwrap() };
-        let (counts, ended) = run.work(first);
+        let (counts, ended) = run.work(first, &first.work);
         assert_eq!((counts.passed, counts.failed), (1, 1));
         assert!(ended.unwrap_err().contains("it is broken"));
         [first, second, third].into_iter().for_each(|step| run.step(step));

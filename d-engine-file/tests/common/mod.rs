@@ -203,3 +203,9 @@ impl Model {
         }
     }
 }
+
+/// Says beside the results what was left out.
+#[allow(clippy::print_stderr, reason = "a test says what it did not check")]
+pub fn note(what: &str) {
+    eprintln!("{what}");
+}

@@ -20,6 +20,8 @@ pub(crate) fn hello_to_wire(hello: &Hello, to: u64) -> v1::Hello {
         election_timeout_min_ms: hello.election_timeout_min_ms,
         clock_drift_ppm: hello.clock_drift_ppm,
         to,
+        address: hello.address.clone(),
+        is_advertised: hello.is_advertised,
     }
 }
 
@@ -34,6 +36,8 @@ pub(crate) fn hello_from_wire(hello: &v1::Hello) -> Result<Hello, Malformed> {
         incarnation: id_from_wire(&hello.incarnation, "the incarnation of a Hello")?,
         election_timeout_min_ms: hello.election_timeout_min_ms,
         clock_drift_ppm: hello.clock_drift_ppm,
+        address: hello.address.clone(),
+        is_advertised: hello.is_advertised,
     })
 }
 

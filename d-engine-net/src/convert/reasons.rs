@@ -1,5 +1,6 @@
 //! What is wrong with a request, on the wire.
 
+use super::operation::{membership_from_wire, membership_to_wire};
 use crate::Reason;
 use crate::generated::v1::error_detail as wire;
 
@@ -29,11 +30,15 @@ pub(super) fn reason_to_wire(why: Reason) -> wire::Rejected {
         Reason::Compacted { first_revision } => wire::Rejected { first_revision, ..of(wire::Reason::Compacted) },
         Reason::Malformed { why } => because(wire::Reason::Malformed, why),
         Reason::Unsupported { why } => because(wire::Reason::Unsupported, why),
+        Reason::Membership(error) => {
+            wire::Rejected { membership: Some(membership_to_wire(error)), ..of(wire::Reason::Membership) }
+        }
     }
 }
 
 pub(super) fn reason_from_wire(rejected: wire::Rejected) -> Reason {
-    let wire::Rejected { reason, len, limit, why, id, key, first_revision, sequence, lowest, highest } = rejected;
+    let wire::Rejected { reason, len, limit, why, id, key, first_revision, sequence, lowest, highest, membership } =
+        rejected;
     match wire::Reason::try_from(reason) {
         Ok(wire::Reason::EmptyKey) => Reason::EmptyKey,
         Ok(wire::Reason::KeyTooLarge) => Reason::KeyTooLarge { len, limit },
@@ -52,6 +57,7 @@ pub(super) fn reason_from_wire(rejected: wire::Rejected) -> Reason {
         Ok(wire::Reason::Compacted) => Reason::Compacted { first_revision },
         Ok(wire::Reason::Malformed) => Reason::Malformed { why },
         Ok(wire::Reason::Unsupported) => Reason::Unsupported { why },
+        Ok(wire::Reason::Membership) => membership_from_wire(membership.unwrap_or_default()),
         Ok(wire::Reason::Unspecified) | Err(_) => {
             Reason::Unsupported { why: format!("a newer node refused with reason {reason} {why}") }
         }

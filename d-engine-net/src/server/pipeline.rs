@@ -14,11 +14,11 @@ use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Phase, Stop};
-use crate::convert::{error_to_detail, mode_from_wire, reply_to_wire, status_to_wire};
+use crate::convert::{error_to_detail, mode_from_wire, operation_from_wire, reply_to_wire, status_to_wire};
 use crate::generated::v1;
 use crate::generated::v1::request::Op;
 use crate::generated::v1::response::Result as Outcome;
-use crate::{COMMAND_LEN_MAX, ClientError, FRAME_LEN_TARGET, NodeService, Reason, Result};
+use crate::{COMMAND_LEN_MAX, ClientError, FRAME_LEN_TARGET, NodeService, Operated, Reason, Result};
 use d_engine_core::KvRequest;
 
 /// Requests of one stream that are not answered yet, at most; beyond, they are refused as busy.
@@ -164,6 +164,13 @@ async fn answer(service: Arc<dyn NodeService>, request: v1::Request) -> Answered
             Err(error) => Err(ClientError::malformed(error.to_string())),
         },
         Some(Op::Status(_)) => Ok(Outcome::Status(status_to_wire(service.status()))),
+        Some(Op::Operation(operation)) => match operation_from_wire(operation) {
+            Ok((operation, forwarded)) => {
+                let done = Box::pin(service.operate(operation, forwarded)).await;
+                done.map(|Operated { index }| Outcome::Operated(v1::Operated { index }))
+            }
+            Err(error) => Err(ClientError::malformed(error.to_string())),
+        },
         None => {
             let why = "the node does not know this operation; a newer client sent it".to_owned();
             Err(Reason::Unsupported { why }.into())
@@ -176,6 +183,7 @@ fn request_len(request: &v1::Request) -> usize {
     match &request.op {
         Some(Op::Propose(propose)) => propose.command.len(),
         Some(Op::Read(read)) => read.query.len(),
+        Some(Op::Operation(operation)) => operation.encoded_len(),
         Some(Op::Status(_)) | None => 0,
     }
 }

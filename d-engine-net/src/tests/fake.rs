@@ -14,7 +14,8 @@ use tokio::task::JoinHandle;
 
 use crate::peer::lock;
 use crate::{
-    ClientError, Hello, MemberStatus, NodeService, NodeStatus, PeerSink, Peers, ReadMode, Reason, Reply, Result, serve,
+    ClientError, Hello, MemberStatus, NodeService, NodeStatus, PeerSink, Peers, ReadMode, Reason, Reply, Result,
+    SnapshotAnswer, SnapshotOffer, SnapshotSink, TransferProgress, serve,
 };
 
 pub(super) const VALUE_LEN_MAX: usize = 1 << 20;
@@ -38,6 +39,36 @@ pub(super) struct FakeNode {
     pub(super) arrived: Notify,
     pub(super) proposals: AtomicUsize,
     pub(super) forwarded: AtomicUsize,
+    /// Takes snapshots while set; what has arrived of the last one.
+    pub(super) snapshot: Arc<Mutex<Option<Vec<u8>>>>,
+}
+
+/// Where a fake node puts a snapshot.
+struct Pile {
+    bytes: Arc<Mutex<Option<Vec<u8>>>>,
+    at: LogId,
+}
+
+#[async_trait]
+impl SnapshotSink for Pile {
+    fn offset(&self) -> u64 {
+        lock(&self.bytes).as_ref().map_or(0, |bytes| bytes.len() as u64)
+    }
+
+    async fn write(&mut self, offset: u64, chunk: Bytes) -> Result<(), String> {
+        let expected = self.offset();
+        match &mut *lock(&self.bytes) {
+            Some(bytes) if offset == expected => {
+                bytes.extend_from_slice(&chunk);
+                Ok(())
+            }
+            _ => Err(format!("a chunk at {offset}, expected one at {expected}")),
+        }
+    }
+
+    async fn finish(self: Box<Self>) -> Result<Option<LogId>, String> {
+        Ok(Some(self.at))
+    }
 }
 
 /// The history, and who follows it.
@@ -218,6 +249,8 @@ impl NodeService for FakeNode {
             kind: "voter".to_owned(),
             matched: Some(4),
             silent_for_ms: None,
+            incarnation: 9,
+            snapshot: Some(TransferProgress { done: 1, total: 2 }),
         };
         NodeStatus {
             node: 1,
@@ -237,11 +270,22 @@ impl NodeService for FakeNode {
             pid: 42,
             sync_micros_p50: Some(46),
             sync_micros_p99: None,
+            purged: 2,
+            snapshot: Some(3),
+            receiving: Some(TransferProgress { done: 3, total: 4 }),
         }
     }
 
     fn max_value_len(&self) -> usize {
         VALUE_LEN_MAX
+    }
+
+    async fn take_snapshot(&self, offer: SnapshotOffer) -> Result<SnapshotAnswer, String> {
+        let bytes = self.snapshot.clone();
+        if lock(&bytes).is_none() {
+            return Err("no place for it".to_owned());
+        }
+        Ok(SnapshotAnswer::Accepted(Box::new(Pile { bytes, at: offer.metadata.last_included })))
     }
 }
 

@@ -35,17 +35,18 @@ pub use mask::{Disturbance, Kept, Millis, Occurrence};
 pub use network::MAX_NODES;
 pub use run::{Options, Report, Simulation, Summary, Violation, run_seeds};
 pub use shrink::{Shrunk, replay, shrink};
+pub(crate) use trace::in_words;
 pub use world::{Filter, World};
 
 /// A law that does not hold, before it is known where and when.
-#[derive(Debug)]
-struct Breach {
-    property: &'static str,
-    detail: String,
+#[derive(Debug, Clone)]
+pub(crate) struct Breach {
+    pub(crate) property: &'static str,
+    pub(crate) detail: String,
 }
 
 impl Breach {
-    fn new(property: &'static str, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(property: &'static str, detail: impl Into<String>) -> Self {
         Self { property, detail: detail.into() }
     }
 }

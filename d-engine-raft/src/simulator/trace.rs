@@ -149,6 +149,7 @@ impl Trace {
             Rejection::Change(_) => (4, 0),
             Rejection::NoTransfer { to, .. } => (5, *to),
             Rejection::StorageFull { .. } => (6, 0),
+            Rejection::HandingOver => (7, 0),
         };
         self.note(node, What::Rejected, &[id, code, leader]);
     }
@@ -227,6 +228,18 @@ fn tag(what: What) -> u64 {
         What::Freed => 36,
         What::ChangeAsked(asks) => 500 + asks as u64,
     }
+}
+
+/// What a message says, as in a trace.
+pub(crate) fn in_words(message: &Message) -> String {
+    struct Words(Says, [u64; NUMBERS]);
+    impl fmt::Display for Words {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            fmt_message(f, self.0, &self.1)
+        }
+    }
+    let (says, numbers) = numbers_of(0, message);
+    Words(says, numbers).to_string()
 }
 
 fn numbers_of(peer: NodeId, message: &Message) -> (Says, [u64; NUMBERS]) {
@@ -358,8 +371,8 @@ impl fmt::Display for Line {
     }
 }
 
-const REJECTIONS: [&str; 7] =
-    ["not leader", "busy", "too large", "unavailable", "change refused", "no transfer", "disk full"];
+const REJECTIONS: [&str; 8] =
+    ["not leader", "busy", "too large", "unavailable", "change refused", "no transfer", "disk full", "handing over"];
 pub(super) const ROLES: [&str; 6] = ["unformed", "follower", "pre-candidate", "candidate", "LEADER", "failed"];
 
 fn fmt_write(f: &mut fmt::Formatter<'_>, n: &[u64; NUMBERS]) -> fmt::Result {

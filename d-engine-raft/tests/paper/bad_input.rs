@@ -118,6 +118,26 @@ fn answers_of_an_older_term_are_dropped() {
     is_dropped(2, &from_member(2, 1, Body::AppendReply(reply)), |bad| bad.stale);
 }
 
+/// An older round, an older life, a hand-over of another stream.
+#[test]
+fn answers_to_what_is_not_asked_any_more_are_dropped() {
+    is_dropped(2, &from_member(2, 2, Body::PreVoteReply { round: 999, granted: true }), |bad| bad.stale);
+    let answer = Body::ReadIndexReply { nonce: 77, counter: 1, index: Some(2) };
+    is_dropped(2, &from_member(2, 2, answer), |bad| bad.stale);
+    is_dropped(2, &from_member(2, 2, Body::TimeoutNow { session: 999 }), |bad| bad.stale);
+}
+
+#[test]
+fn an_answer_of_an_older_stream_moves_nothing_and_is_counted() {
+    let mut node = Node::leader(3, &[]);
+    node.propose(1);
+    node.persist();
+    let matched = node.matched(2);
+    let reply = AppendReply { session: 99, round: 0, outcome: AppendOutcome::Accepted { matched: 3 } };
+    node.hear(2, 2, Body::AppendReply(reply));
+    assert_eq!((node.status().bad_messages.stale, node.matched(2)), (1, matched));
+}
+
 #[test]
 fn answers_of_other_directories_are_dropped() {
     let wiped = |body| Message { incarnation: 999, ..from_member(2, 2, body) };

@@ -17,7 +17,7 @@ fn orders(out: &Out) -> Vec<u64> {
 fn a_leader_that_hands_over_takes_no_proposals_and_goes_on_reading() {
     let mut node = Node::leader(3, &[]);
     transfer(&mut node, 2);
-    assert_eq!(node.propose(5).rejections(), [&Rejection::Busy]);
+    assert_eq!(node.propose(5).rejections(), [&Rejection::HandingOver]);
     node.input(Input::Read { id: 6 });
     assert_eq!(node.accepts(2, 2).answers(), [&Answer::ReadReady { id: 6, index: 2 }]);
 }
@@ -69,7 +69,7 @@ fn a_target_that_does_not_take_over_within_an_election_timeout_is_given_up() {
     let end = node.now + node.config.election_timeout_max;
     let mut out = Out(Vec::new());
     while node.now < end {
-        assert_eq!(node.propose(9).rejections(), [&Rejection::Busy]);
+        assert_eq!(node.propose(9).rejections(), [&Rejection::HandingOver]);
         node.accepts(3, 2);
         out = node.timeout();
     }

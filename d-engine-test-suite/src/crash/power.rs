@@ -31,6 +31,7 @@ pub(crate) async fn power_cut<S: Subject>(child: &Child, why: Why) -> LawResult 
         let seed = random.u64(..);
         let mut writer = lab.open_writer(disk.dir(), &state, seed, FOR_EVER)?;
         writer.let_run(random.u32(0..30), Duration::from_millis(150))?;
+        writer.loses_power()?;
         why.ok("cutting the power", disk.cut())?;
         writer.kill()?;
         why.ok("mounting the file system again", disk.remount())?;

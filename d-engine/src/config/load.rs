@@ -55,6 +55,16 @@ impl NodeConfig {
         Self::load_explained(path, environment, overrides).map(|(config, _)| config)
     }
 
+    /// Reads the text of a configuration file, which errors call `name`.
+    ///
+    /// # Errors
+    /// As [`load`](NodeConfig::load).
+    pub fn from_toml(name: &str, text: &str) -> Result<Self, ConfigErrors> {
+        let mut loader = Loader::default();
+        loader.read_text(name, text);
+        loader.finish().map(|(config, _)| config)
+    }
+
     /// [`load`](NodeConfig::load), with every setting's value and origin.
     ///
     /// # Errors

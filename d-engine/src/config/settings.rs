@@ -145,6 +145,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         show: |config| optional(&config.node.advertise),
     },
     setting!(cluster.peers, peers, list, "founding members, this node included; ignored once formed"),
+    Setting {
+        key: "cluster.join",
+        about: "node of the cluster that an empty directory asks to be added to, host:port",
+        set: |config, value| value.string().map(|text| config.cluster.join = Some(text)),
+        show: |config| optional(&config.cluster.join),
+    },
     setting!(cluster.allow_unsafe_voters, boolean, plain, "let storage vote that does not survive a power cut"),
     setting!(raft.election_timeout_min_ms, number, plain, "lower bound of election timeouts; equal on every member"),
     setting!(raft.election_timeout_max_ms, number, plain, "upper bound of election timeouts"),
@@ -162,6 +168,12 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting!(storage.tail_bytes, number, plain, "bytes of recent entries kept in memory"),
     setting!(storage.read_chunk_bytes, number, plain, "bytes read from the log at once"),
     setting!(storage.segment_bytes_max, number, plain, "bytes of the log's longest segment"),
+    setting!(snapshot.entries, number, plain, "entries applied since the last snapshot that make another one due"),
+    setting!(snapshot.bytes, number, plain, "bytes of entries that make one due; at least the last snapshot's size"),
+    setting!(snapshot.interval_s, number, plain, "seconds that make one due, if anything was applied; 0: never"),
+    setting!(snapshot.kept, number, plain, "snapshots kept on disk"),
+    setting!(snapshot.max_entries_behind, number, plain, "entries kept behind a snapshot for replicas that need them"),
+    setting!(snapshot.transfer_bytes_per_s, number, plain, "bytes of a snapshot sent to one replica in a second"),
 ];
 
 /// The setting of a key.
@@ -232,7 +244,7 @@ mod tests {
 
     #[test]
     fn every_setting_is_a_field_and_every_field_a_setting() {
-        let full = NodeConfig::default().listen("a").advertise("b").peers([(1, "c")]);
+        let full = NodeConfig::default().listen("a").advertise("b").peers([(1, "c")]).join("d");
         let toml::Value::Table(sections) = toml::Value::try_from(&full).unwrap() else { panic!("no table") };
         let mut fields: Vec<_> = sections
             .iter()

@@ -1,16 +1,16 @@
 //! Three nodes over gRPC: one per process, or with `--check` all three in this one, which then checks itself.
 #![allow(clippy::print_stdout, reason = "an example says what it does")]
 
-use std::error::Error;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use d_engine::mem::{MemKvStore, MemStorageEngine};
+#[cfg(feature = "rocksdb")]
+use d_engine::rocksdb::{RocksKvStore, RocksStorageEngine};
 use d_engine::sled::{SledKvStore, SledStorageEngine};
-use d_engine::{Client, KvStateMachine, Node, NodeBuilder, NodeConfig};
+use d_engine::{Client, Node};
+use three_nodes::{Result, free_peers, member};
 use tokio::sync::watch;
 
 /// Where the three nodes listen when each has a process of its own.
@@ -39,12 +39,15 @@ enum Engine {
     File,
     /// A restart forgets everything: such a node votes only because the configuration allows it
     Mem,
+    /// For data larger than memory; survives a loss of power
+    #[cfg(feature = "rocksdb")]
+    Rocksdb,
     /// Experimental: a loss of power may damage it, so it votes only because the configuration allows it
     Sled,
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if arguments.check {
         return check(arguments.engine).await;
@@ -58,25 +61,30 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn start(id: u64, peers: &[(u64, String)], engine: Engine, data: &Path) -> Result<Node, Box<dyn Error>> {
-    let (_, listen) = peers.iter().find(|(peer, _)| *peer == id).ok_or("the node is none of the peers")?;
+async fn start(id: u64, peers: &[(u64, String)], engine: Engine, data: &Path) -> Result<Node> {
+    let config = member(id, peers, data)?;
     let dir = data.join(format!("n{id}"));
-    let config = NodeConfig::new(id, &dir).listen(listen).peers(peers.to_vec());
-    // Nobody fires this watch: the node ends by `shutdown`.
-    let (_, shutdown) = watch::channel(());
-    let builder = match engine {
-        Engine::File => d_engine::open(config, shutdown).await?,
-        Engine::Mem => NodeBuilder::new(config.allow_unsafe_voters(true), shutdown)
-            .storage_engine(Arc::new(MemStorageEngine::new()))
-            .state_machine(Arc::new(KvStateMachine::new(MemKvStore::new())?)),
-        Engine::Sled => NodeBuilder::new(config.allow_unsafe_voters(true), shutdown)
-            .storage_engine(Arc::new(SledStorageEngine::open(dir.join("log"))?))
-            .state_machine(Arc::new(KvStateMachine::new(SledKvStore::open(dir.join("data"))?)?)),
-    };
-    Ok(builder.start().await?)
+    let (log, data) = (dir.join("log"), dir.join("data"));
+    match engine {
+        Engine::File => {
+            // Nobody fires this watch: the node ends by `shutdown`.
+            let (_, shutdown) = watch::channel(());
+            Ok(d_engine::open(config, shutdown).await?.start().await?)
+        }
+        Engine::Mem => {
+            let config = config.allow_unsafe_voters(true);
+            three_nodes::start(config, MemStorageEngine::new(), MemKvStore::new()).await
+        }
+        #[cfg(feature = "rocksdb")]
+        Engine::Rocksdb => three_nodes::start(config, RocksStorageEngine::open(log)?, RocksKvStore::open(data)?).await,
+        Engine::Sled => {
+            let config = config.allow_unsafe_voters(true);
+            three_nodes::start(config, SledStorageEngine::open(log)?, SledKvStore::open(data)?).await
+        }
+    }
 }
 
-async fn check(engine: Engine) -> Result<(), Box<dyn Error>> {
+async fn check(engine: Engine) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let peers = free_peers()?;
     let mut nodes = Vec::new();
@@ -98,14 +106,4 @@ async fn check(engine: Engine) -> Result<(), Box<dyn Error>> {
         node.shutdown().await?;
     }
     Ok(())
-}
-
-/// Three members on ports that nobody listens on.
-fn free_peers() -> Result<Vec<(u64, String)>, Box<dyn Error>> {
-    let held: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-    let mut peers = Vec::new();
-    for (listener, id) in held.iter().zip(1..) {
-        peers.push((id, listener.local_addr()?.to_string()));
-    }
-    Ok(peers)
 }

@@ -1,0 +1,182 @@
+//! One generation of the data: a RocksDB in a directory of its own. Nothing writes to a generation that has been replaced;
+//! its files go with the last view of it.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use d_engine_core::{Error, Result};
+use rocksdb::{Cache, DB, IngestExternalFileOptions, SstFileWriter};
+
+use crate::directory::sync_dir;
+use crate::error::name_error;
+use crate::{log_file, options};
+
+const NAME: &str = "generation-";
+/// Where the files of a new generation are written before RocksDB takes them in.
+const SORTED: &str = "sorted";
+/// Bytes of a sorted file.
+const SORTED_FILE: u64 = 64 << 20;
+
+/// An open generation.
+pub(crate) struct Generation {
+    number: u64,
+    // Before the files: they may be removed once it is closed.
+    db: DB,
+    files: Files,
+}
+
+impl fmt::Debug for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generation").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+/// The directory of a generation, removed when this is dropped if it does not count any more.
+#[derive(Debug)]
+struct Files {
+    path: PathBuf,
+    is_obsolete: AtomicBool,
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        if self.is_obsolete.load(Ordering::Relaxed) {
+            // What stays is removed by the next open.
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// The directory of that generation.
+pub(crate) fn path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{NAME}{number:016x}"))
+}
+
+/// Removes all generations but one.
+pub(crate) fn remove_others(dir: &Path, number: u64) -> Result<()> {
+    let doing = |error| Error::io(format!("removing what an interrupted install left in {}", dir.display()), error);
+    let kept = path(dir, number);
+    for entry in fs::read_dir(dir).map_err(doing)? {
+        let entry = entry.map_err(doing)?;
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(NAME)) && entry.path() != kept {
+            fs::remove_dir_all(entry.path()).map_err(doing)?;
+        }
+    }
+    Ok(())
+}
+
+impl Generation {
+    /// Opens a generation. What it shows then is durable: nothing else is in its files.
+    pub(crate) fn open(dir: &Path, number: u64, may_make: bool, cache: &Cache) -> Result<Self> {
+        let path = path(dir, number);
+        log_file::check_manifest(&path)?;
+        log_file::remove_empty(&path)?;
+        let doing = || format!("opening {}", path.display());
+        let db = DB::open(&options::data(may_make, cache), &path).map_err(|error| {
+            let says = error.as_ref();
+            if says.contains("does not exist") {
+                return Error::corrupt(format!("{}: {says}", doing()));
+            }
+            name_error(&doing(), &error)
+        })?;
+        Ok(Self { number, db, files: Files { path, is_obsolete: AtomicBool::new(false) } })
+    }
+
+    /// Makes a generation with this content, durably. It does not count yet; after an error nothing of it is left.
+    pub(crate) fn build(
+        dir: &Path,
+        number: u64,
+        sorted: &mut dyn Iterator<Item = Result<(Bytes, Bytes)>>,
+        cache: &Cache,
+    ) -> Result<Self> {
+        let path = path(dir, number);
+        let built = remove(&path).and_then(|()| fill(dir, number, sorted, cache));
+        if built.is_err() {
+            // Best effort: open removes it too.
+            let _ = remove(&path);
+        }
+        built
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn db(&self) -> &DB {
+        &self.db
+    }
+
+    /// Its files go with its last handle.
+    pub(crate) fn retire(&self) {
+        self.files.is_obsolete.store(true, Ordering::Relaxed);
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(format!("removing {}", path.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn fill(
+    dir: &Path,
+    number: u64,
+    sorted: &mut dyn Iterator<Item = Result<(Bytes, Bytes)>>,
+    cache: &Cache,
+) -> Result<Generation> {
+    let path = path(dir, number);
+    let place = path.join(SORTED);
+    fs::create_dir_all(&place).map_err(|error| Error::io(format!("making {}", place.display()), error))?;
+    let files = write_files(&place, sorted, cache)?;
+    let generation = Generation::open(dir, number, true, cache)?;
+    if !files.is_empty() {
+        let mut taking = IngestExternalFileOptions::default();
+        taking.set_move_files(true);
+        generation
+            .db
+            .ingest_external_file_opts(&taking, files)
+            .map_err(|error| name_error(&format!("taking in the new content in {}", path.display()), &error))?;
+    }
+    remove(&place)?;
+    sync_dir(&path)?;
+    sync_dir(dir)?;
+    Ok(generation)
+}
+
+/// Writes the pairs into sorted files, each synced.
+fn write_files(
+    place: &Path,
+    sorted: &mut dyn Iterator<Item = Result<(Bytes, Bytes)>>,
+    cache: &Cache,
+) -> Result<Vec<PathBuf>> {
+    let options = options::data(true, cache);
+    let mut pairs = sorted.peekable();
+    let mut files = Vec::new();
+    let mut last: Option<Bytes> = None;
+    while pairs.peek().is_some() {
+        let path = place.join(format!("{:08}.sst", files.len()));
+        let doing = |error| name_error(&format!("writing the new content to {}", path.display()), &error);
+        let mut writer = SstFileWriter::create(&options);
+        writer.open(&path).map_err(doing)?;
+        while writer.file_size() < SORTED_FILE
+            && let Some(pair) = pairs.next()
+        {
+            let (key, value) = pair?;
+            if last.as_ref().is_some_and(|last| *last >= key) {
+                return Err(Error::invalid("the pairs of a new content come in ascending order of their keys"));
+            }
+            writer.put(&key, &value).map_err(doing)?;
+            last = Some(key);
+        }
+        writer.finish().map_err(doing)?;
+        files.push(path);
+    }
+    Ok(files)
+}

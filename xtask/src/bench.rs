@@ -1,0 +1,237 @@
+//! `cargo xtask bench storage`: one table of what the storage of d-engine costs, beside the device and the logs of others.
+//!
+//! Criterion measures the rows (`cargo bench` of the packages in [`BENCHES`]); the ratios come from `benches/peers`, where
+//! the rounds of all logs alternate in one process. What cannot be built or ended is a line that says why, never a
+//! figure. Everything is written below one directory, which goes at the end.
+
+mod machine;
+mod report;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::process;
+use crate::{Failed, cargo_path, root};
+use machine::Machine;
+use report::Report;
+
+/// Benchmarks of storage: package and name. A backend joins with a line here, and `benches/log.rs` of its own that
+/// measures `NAME-log/append/N` in the directory `D_ENGINE_BENCH_DIR`.
+const BENCHES: &[(&str, &str)] =
+    &[("d-engine-file", "log"), ("d-engine-file", "kv"), ("d-engine-sled", "log"), ("d-engine-rocksdb", "log")];
+
+/// Begins the name of a directory that is written in; the number of the process follows.
+const SCRATCH: &str = "d-engine-bench-";
+
+/// Whoever writes more than this at one time is not one of these benchmarks.
+const SPACE_BYTES: u64 = 8 << 30;
+const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
+const RUN_LIMIT: Duration = Duration::from_secs(20 * 60);
+
+/// What to measure and how to say it.
+#[derive(clap::Args)]
+pub(crate) struct Storage {
+    /// Prints JSON instead of the tables
+    #[arg(long)]
+    json: bool,
+    /// Writes the tables to this file as well, as Markdown
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// The directory to measure in, on the disk that is meant; one below the target directory otherwise
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Measures although the machine is busy, and says so in the result
+    #[arg(long)]
+    force: bool,
+}
+
+/// Measures storage.
+pub(crate) fn storage(arguments: &Storage) -> Result<(), Failed> {
+    let places = Places::new(arguments.dir.as_deref()).map_err(Failed::Because)?;
+    let measured = places.measure(arguments.force);
+    places.remove();
+    let report = measured.map_err(Failed::Because)?;
+    if let Some(path) = &arguments.report {
+        fs::write(path, report.markdown())
+            .map_err(|error| Failed::Because(format!("could not write the report {}: {error}", path.display())))?;
+    }
+    if arguments.json {
+        println!("{:#}", report.json());
+    } else {
+        print!("{}", report.text());
+    }
+    Ok(())
+}
+
+/// Where things are while it runs.
+struct Places {
+    /// Everything that is written to be measured.
+    scratch: PathBuf,
+    /// What criterion and the builds say.
+    logs: PathBuf,
+    /// Of the peers: their dependencies are not the workspace's.
+    peers_target: PathBuf,
+}
+
+impl Places {
+    fn new(dir: Option<&Path>) -> Result<Self, String> {
+        let program = std::env::current_exe().map_err(|error| format!("could not find this program: {error}"))?;
+        let target = program.ancestors().nth(2).unwrap_or(root());
+        let parent = dir.unwrap_or(target);
+        remove_leftovers(parent);
+        let scratch = parent.join(format!("{SCRATCH}{}", std::process::id()));
+        let places = Self { scratch, logs: target.join("bench-storage"), peers_target: target.join("peers") };
+        // What criterion found another time is no result of this one.
+        let _ = fs::remove_dir_all(&places.logs);
+        for made in [&places.scratch, &places.logs] {
+            fs::create_dir_all(made).map_err(|error| format!("could not create {}: {error}", made.display()))?;
+        }
+        Ok(places)
+    }
+
+    fn remove(&self) {
+        if let Err(error) = fs::remove_dir_all(&self.scratch) {
+            eprintln!("could not remove {}: {error}", self.scratch.display());
+        }
+    }
+
+    fn measure(&self, force: bool) -> Result<Report, String> {
+        let mut machine = Machine::look(&self.scratch)?;
+        machine.check_place(SPACE_BYTES)?;
+        allow_busy(machine.cpu_is_busy(), force)?;
+        let peers = self.build_peers();
+        let built: Vec<_> = BENCHES.iter().map(|(package, bench)| self.build(package, bench)).collect();
+        // Its own building is over: what is busy now is something else.
+        let (processors, disk) = (machine.cpu_is_busy(), machine.disk_is_busy(&self.scratch));
+        allow_busy(processors.and(disk), force)?;
+
+        let mut report = Report::default();
+        match peers.and_then(|program| self.run_peers(&program)) {
+            Ok(found) => report.add_peers(&found),
+            Err(why) => report.skip("ratios to the device and to raft-engine", &why),
+        }
+        for ((package, bench), built) in BENCHES.iter().zip(built) {
+            if let Err(why) = built.and_then(|()| self.bench(package, bench)) {
+                report.skip(&format!("{bench} of {package}"), &why);
+            }
+        }
+        report.add_criterion(&self.criterion())?;
+        machine.look_again(&self.scratch);
+        report.machine = Some(machine);
+        Ok(report)
+    }
+
+    fn criterion(&self) -> PathBuf {
+        self.logs.join("criterion")
+    }
+
+    /// Runs a command with a log of its own.
+    fn step(&self, title: &str, log: &str, limit: Duration, command: &mut Command) -> Result<(), String> {
+        eprintln!("… {title}");
+        let log = self.logs.join(format!("{log}.log"));
+        let mut error = None;
+        let ended = process::run(command.current_dir(root()), &log, limit, |line| {
+            if error.is_none() && line.starts_with("error") {
+                error = Some(line.to_string());
+            }
+            None
+        });
+        ended.map_err(|end| match error {
+            Some(error) => format!("{error} ({title} {end}; {})", log.display()),
+            None => format!("{title} {end}; {}", log.display()),
+        })
+    }
+
+    fn build(&self, package: &str, bench: &str) -> Result<(), String> {
+        let source = root().join(package).join("benches").join(format!("{bench}.rs"));
+        if !source.exists() {
+            return Err(format!("there is no {package}/benches/{bench}.rs"));
+        }
+        let mut command = cargo(&["bench", "--locked", "--no-run", "-p", package, "--bench", bench]);
+        self.step(
+            &format!("building {bench} of {package}"),
+            &format!("build-{package}-{bench}"),
+            BUILD_LIMIT,
+            &mut command,
+        )
+    }
+
+    fn bench(&self, package: &str, bench: &str) -> Result<(), String> {
+        let mut command = cargo(&["bench", "--locked", "-p", package, "--bench", bench, "--", "--noplot"]);
+        command.env("CRITERION_HOME", self.criterion()).env("D_ENGINE_BENCH_DIR", &self.scratch);
+        self.step(&format!("measuring {bench} of {package}"), &format!("{package}-{bench}"), RUN_LIMIT, &mut command)
+    }
+
+    /// With all peers, or else without them: the device needs nothing that is not here.
+    fn build_peers(&self) -> Result<(PathBuf, Option<String>), String> {
+        // Its lock file gives the versions, but may lack what d-engine came to depend on since.
+        let arguments = ["build", "--release", "--manifest-path", "benches/peers/Cargo.toml"];
+        let build = |more: &[&str], log: &str| {
+            let mut command = cargo(&arguments);
+            command.args(more).arg("--target-dir").arg(&self.peers_target);
+            self.step("building the peers", log, BUILD_LIMIT, &mut command)
+        };
+        let program = self.peers_target.join("release/d-engine-peers");
+        match build(&[], "build-peers") {
+            Ok(()) => Ok((program, None)),
+            Err(why) => build(&["--no-default-features"], "build-no-peers").map(|()| (program, Some(why))),
+        }
+    }
+
+    fn run_peers(&self, (program, without): &(PathBuf, Option<String>)) -> Result<Peers, String> {
+        eprintln!("… measuring the logs in turns");
+        let mut command = Command::new(program);
+        command.args(["log", "--dir"]).arg(&self.scratch);
+        let log = self.logs.join("peers.log");
+        let mut found = None;
+        let ended = process::run(&mut command, &log, RUN_LIMIT, |line| {
+            if line.starts_with('{') {
+                found = serde_json::from_str(line).ok();
+            }
+            None
+        });
+        ended.map_err(|end| format!("{} {end}; {}", program.display(), log.display()))?;
+        let found =
+            found.ok_or_else(|| format!("{} said nothing that is JSON; {}", program.display(), log.display()))?;
+        Ok(Peers { found, without: without.clone() })
+    }
+}
+
+/// What the peers' program found, and why peers are missing in it.
+struct Peers {
+    found: Value,
+    without: Option<String>,
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(cargo_path());
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn allow_busy(busy: Result<(), String>, force: bool) -> Result<(), String> {
+    match busy {
+        Err(why) if force => {
+            eprintln!("{why}; going on, as asked");
+            Ok(())
+        }
+        Err(why) => Err(format!("{why}; figures would be worthless. Wait, or measure all the same with --force")),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Removes what processes that were killed have left.
+fn remove_leftovers(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(SCRATCH)?.parse::<u32>().ok());
+        let runs = |process: u32| !Path::new("/proc/self").exists() || Path::new(&format!("/proc/{process}")).exists();
+        if process.is_some_and(|process| !runs(process)) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
