@@ -217,17 +217,20 @@ impl Inbox {
         Ok(answered)
     }
 
-    /// Takes in a peer's message, or drops it.
-    pub(crate) fn deliver(&self, from: NodeId, message: Message) {
+    /// Takes in a peer's message, or drops it; false: this node has ended.
+    pub(crate) fn deliver(&self, from: NodeId, message: Message) -> bool {
         if self.messages.fetch_add(1, Ordering::Relaxed) >= self.bounds.messages {
             self.messages.fetch_sub(1, Ordering::Relaxed);
             if self.dropped.fetch_add(1, Ordering::Relaxed).is_multiple_of(1000) {
                 tracing::warn!(from, "messages of peers arrive faster than they are handled; some are dropped");
             }
-        } else {
-            // A node that has stopped needs no messages.
-            let _ = self.queue.push(Inbound::Message { from, message });
+            return true;
         }
+        let taken = self.queue.push(Inbound::Message { from, message }).is_ok();
+        if !taken {
+            self.messages.fetch_sub(1, Ordering::Relaxed);
+        }
+        taken
     }
 
     /// Reports what became of a command.
@@ -338,12 +341,12 @@ mod tests {
     #[test]
     fn messages_beyond_the_bound_are_dropped_and_completions_never() {
         let inbox = Inbox::new(BOUNDS);
-        (0..5).for_each(|from| inbox.deliver(from, message()));
+        assert!((0..5).all(|from| inbox.deliver(from, message())));
         (0..5).for_each(|seq| inbox.complete(d_engine_raft::Input::Persisted { seq }));
         let mut taken = Vec::new();
         assert!(inbox.take_all(&mut taken, None));
         assert_eq!(taken.len(), 2 + 5);
-        inbox.deliver(9, message());
+        assert!(inbox.deliver(9, message()));
         taken.clear();
         assert!(inbox.take_all(&mut taken, None));
         assert_eq!(taken.len(), 1, "taking makes room");

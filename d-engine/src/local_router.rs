@@ -42,23 +42,27 @@ impl LocalRouter {
         self.net.write().unwrap_or_else(PoisonError::into_inner).nodes.insert(node, Arc::downgrade(shared));
     }
 
-    /// The node `to`, if `from` can reach it.
+    /// The node `to`, if `from` can reach it and it takes calls.
     pub(crate) fn reach(&self, from: NodeId, to: NodeId) -> Option<Arc<Shared>> {
+        self.connected(from, to).filter(|shared| shared.is_open())
+    }
+
+    /// The node `to`, unless one of the two is isolated.
+    fn connected(&self, from: NodeId, to: NodeId) -> Option<Arc<Shared>> {
         let net = self.net.read().unwrap_or_else(PoisonError::into_inner);
         if net.isolated.contains(&from) || net.isolated.contains(&to) {
             return None;
         }
-        net.nodes.get(&to)?.upgrade().filter(|shared| shared.is_open())
+        net.nodes.get(&to)?.upgrade()
     }
 
     pub(crate) fn send(&self, from: NodeId, to: NodeId, message: Message) {
-        match self.reach(from, to) {
-            Some(receiver) => receiver.inbox.deliver(from, message),
-            None => {
-                if let Some(sender) = self.reach(from, from) {
-                    sender.inbox.complete(Input::Unreachable { to });
-                }
-            }
+        // A node that takes no calls any more still hands leadership over: its inbox says when it has ended.
+        if self.connected(from, to).is_some_and(|receiver| receiver.inbox.deliver(from, message)) {
+            return;
+        }
+        if let Some(sender) = self.connected(from, from) {
+            sender.inbox.complete(Input::Unreachable { to });
         }
     }
 }

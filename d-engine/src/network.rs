@@ -105,7 +105,9 @@ impl Network {
 /// Hands what peers bring to the driver, and remembers who cannot be reached.
 pub(crate) fn sink(inbox: Arc<Inbox>, shared: Weak<Shared>) -> PeerSink {
     Arc::new(move |event| match event {
-        PeerEvent::Message { from, message } => inbox.deliver(from, message),
+        PeerEvent::Message { from, message } => {
+            inbox.deliver(from, message);
+        }
         PeerEvent::Hello { hello } => {
             inbox.complete(Input::PeerHello {
                 from: hello.node,

@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use d_engine_core::{Entry, EntryKind, LogId, LogStore, Result, StorageEngine};
+use d_engine_core::{Entry, EntryKind, Error, LogId, LogStore, Result, StorageEngine};
 use d_engine_file::{FileLogStore, FileStorageEngine, FileStorageOptions};
 
 /// A directory in memory where there is one: for tests whose syncs need not reach a device.
@@ -58,8 +58,16 @@ pub fn tiny() -> FileStorageOptions {
     options
 }
 
+/// Opens a log that nothing else has open. A program that another test of this process starts holds the lock file for a
+/// moment, until its own code runs.
 pub fn open(dir: &Path) -> Arc<FileLogStore> {
-    try_open(dir).unwrap()
+    for _ in 0..500 {
+        match try_open(dir) {
+            Err(Error::Locked { .. }) => std::thread::sleep(std::time::Duration::from_millis(10)),
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("{} stays locked", dir.display());
 }
 
 pub fn try_open(dir: &Path) -> Result<Arc<FileLogStore>> {
