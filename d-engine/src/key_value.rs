@@ -31,7 +31,6 @@ impl KvCalls for Shared {
     }
 
     async fn watch(&self, watch: KvWatch) -> Result<WatchStream> {
-        self.inbox_open()?;
         self.check_key_value()?;
         let (sink, messages) = watch_queue();
         self.begin_watch(watch.encode(), sink)?;
@@ -44,8 +43,9 @@ impl KvCalls for Shared {
 }
 
 impl Shared {
-    /// Begins a watch on this node's own machine.
+    /// Begins a watch on this node's own machine. One that was removed is refused: nothing would ever be told.
     pub(crate) fn begin_watch(&self, request: Bytes, sink: Box<dyn WatchSink>) -> Result<()> {
+        self.inbox_open()?;
         self.with_machine(|machine| machine.watch(request, sink))
     }
 

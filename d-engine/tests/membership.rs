@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use d_engine::mem::{MemKvStore, MemStorageEngine};
 use d_engine::{
-    ClientError, KvStateMachine, LocalRouter, MembershipError, Node, NodeBuilder, NodeConfig, Operation, Reason,
+    ClientError, KvStateMachine, LocalRouter, MembershipError, Node, NodeBuilder, NodeConfig, Operation, Reason, Watch,
 };
 use tokio::sync::watch;
 
@@ -269,6 +269,10 @@ async fn a_removed_node_is_told_and_may_be_added_again() {
     leader.remove(removed.id()).await.unwrap();
     until("the removed node knows", || removed.status().failure.is_some()).await;
     let ClientError::Unavailable { why } = removed.get("any").await.unwrap_err() else { panic!("not unavailable") };
+    assert!(why.contains("was removed from its cluster"), "{why}");
+    let ClientError::Unavailable { why } = removed.watch(Watch::prefix("")).await.unwrap_err() else {
+        panic!("not unavailable")
+    };
     assert!(why.contains("was removed from its cluster"), "{why}");
 
     eventually(|| leader.put("any", "2")).await;
