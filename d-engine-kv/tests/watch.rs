@@ -309,6 +309,21 @@ fn a_slow_watcher_is_told_why_it_is_ended_and_holds_nobody_up() {
 }
 
 #[test]
+fn a_watch_from_the_past_that_was_told_nothing_ends_where_it_wanted_to_begin() {
+    let machine = machine().with_watch_history(10_000);
+    for n in 1..=10 {
+        outcomes(&machine, n, &[put("k", "some value")]);
+    }
+    let deaf = watch_with(&machine, &from(KeySpan::ALL, 3), 1, false);
+    for n in 11..=1_000 {
+        outcomes(&machine, n, &[put("k", "some value")]);
+    }
+    assert!(matches!(deaf.next(), WatchMessage::Created { .. }));
+    let ended = deaf.next();
+    assert!(matches!(ended, WatchMessage::Ended(WatchEnd::Slow { next_revision: 3 })), "{ended:?}");
+}
+
+#[test]
 fn progress_is_told_to_those_who_ask() {
     let machine = machine();
     let mut watched = KvWatch::new(KeySpan::key("quiet"));

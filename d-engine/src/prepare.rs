@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 
 use crate::clock::Clock;
 use crate::snapshot_policy::Label;
-use crate::snapshot_store::SnapshotStore;
+use crate::snapshot_store::{Record, SnapshotStore};
 use crate::{NodeConfig, StartupError};
 
 /// A driver that is ready to run.
@@ -84,24 +84,40 @@ fn restore(
         let at = record.at();
         let step = restored.resume(at);
         tracing::info!(index = at.index, ?step, "the installation of a snapshot was interrupted");
-        if step == Resume::Install {
-            runtime.block_on(machine.apply_snapshot_from_file(&record.metadata, path))?;
-        }
-        if step == Resume::Discard {
-            snapshots.discard(at, false);
-        } else {
+        let is_installed = match step {
+            Resume::Discard => false,
+            Resume::Install => install_marked(machine, &record, path, runtime)?,
+            Resume::Purge => true,
+        };
+        if is_installed {
             snapshots.installed(at);
             runtime.block_on(log.purge(at))?;
             snapshots.purged(at);
             restored.log = summary()?;
+        } else {
+            snapshots.discard(at, false);
         }
-    } else if restored.last_applied.index < restored.log.purged.index {
-        // The machine's last writes before a crash are lost, and the log that would give them again is purged.
-        reinstall(machine, restored.log.purged, snapshots, runtime)?;
     }
     restored.last_applied = machine.last_applied();
+    if restored.last_applied.index < restored.log.purged.index {
+        // The machine's last writes before a crash are lost, and the log that would give them again is purged.
+        reinstall(machine, restored.log.purged, snapshots, runtime)?;
+        restored.last_applied = machine.last_applied();
+    }
     restored.snapshot = snapshots.newest().map(|record| (record.at(), record.metadata.membership.clone()));
     Ok(restored)
+}
+
+/// Installs the snapshot that is marked; false: the machine refuses the file, and its old state stays.
+fn install_marked(machine: &dyn StateMachine, record: &Record, path: PathBuf, runtime: &Handle) -> Result<bool, Error> {
+    match runtime.block_on(machine.apply_snapshot_from_file(&record.metadata, path)) {
+        Ok(()) => Ok(true),
+        Err(error @ (Error::Corrupt { .. } | Error::Invalid { .. } | Error::Unsupported { .. })) => {
+            tracing::error!(%error, "a received snapshot is not installed; the old state stays");
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Installs the newest snapshot, if it reaches the purge boundary; otherwise the start will be refused.
@@ -152,7 +168,6 @@ mod tests {
     use d_engine_raft::Role;
 
     use crate::clock::BootClock;
-    use crate::snapshot_store::Record;
 
     const CLUSTER: u128 = 7;
     const AT: LogId = LogId { term: 3, index: 9 };

@@ -27,6 +27,8 @@ use receiving::Receiving;
 const BUILDING: &str = "building";
 const RECEIVING: &str = "receiving";
 const INSTALLING: &str = "installing";
+/// Was `INSTALLING`, and goes.
+const DISCARDED: &str = "discarded";
 
 pub(crate) struct SnapshotStore {
     dir: PathBuf,
@@ -81,7 +83,7 @@ impl SnapshotStore {
         };
         for path in entries {
             match path.file_name().and_then(|name| name.to_str()) {
-                Some(BUILDING | RECEIVING) => files::remove(&path)?,
+                Some(BUILDING | RECEIVING | DISCARDED) => files::remove(&path)?,
                 Some(INSTALLING) => shelf.marked = Some(Marked::new(files::load(&path)?)),
                 Some(name) => shelf.kept.extend(load_named(&path, name, cluster)),
                 None => {}
@@ -243,6 +245,8 @@ impl SnapshotStore {
         if shelf.marked.is_some() {
             return Err(Error::invalid("another snapshot is being installed"));
         }
+        // Left by a removal that failed; nothing stands for it any more.
+        self.remove_installing()?;
         fs::rename(self.dir.join(RECEIVING), self.dir.join(INSTALLING)).map_err(io_error("marking", &self.dir))?;
         sync_dir(&self.dir)?;
         let (receipt, outcome) = oneshot::channel();
@@ -261,10 +265,22 @@ impl SnapshotStore {
     pub(crate) fn discard(&self, at: LogId, has_state: bool) {
         let mut shelf = self.shelf();
         let Some(marked) = shelf.marked.take_if(|marked| marked.record.at() == at) else { return };
-        if let Err(error) = files::remove(&self.dir.join(INSTALLING)) {
+        if let Err(error) = self.remove_installing() {
             tracing::warn!(%error, "a snapshot that is not needed stays on disk");
         }
         marked.answer(has_state);
+    }
+
+    /// Takes the mark away in one step, durably, before anything under it goes: half a marked snapshot must never be found.
+    fn remove_installing(&self) -> Result<()> {
+        let (marked, discarded) = (self.dir.join(INSTALLING), self.dir.join(DISCARDED));
+        if !marked.exists() {
+            return Ok(());
+        }
+        files::remove(&discarded)?;
+        fs::rename(&marked, &discarded).map_err(io_error("discarding", &marked))?;
+        sync_dir(&self.dir)?;
+        files::remove(&discarded)
     }
 
     /// The state machine holds the marked snapshot, durably.
@@ -483,6 +499,24 @@ mod tests {
         store.discard(at, false);
         assert_eq!(receipt.try_recv(), Ok(false));
         assert_eq!(fs::read_dir(&store.dir).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_removal_that_was_interrupted_stands_in_nobodys_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SnapshotStore::open(dir.path(), 1, CLUSTER).unwrap();
+        // The mark was taken away, and the power went before what was under it.
+        fs::create_dir_all(dir.path().join(DISCARDED)).unwrap();
+        fs::write(dir.path().join(DISCARDED).join(DATA), b"abc").unwrap();
+        let store = reopen(store);
+        assert_eq!(fs::read_dir(&store.dir).unwrap().count(), 0);
+        // The disk refused to take the mark away.
+        fs::create_dir_all(dir.path().join(INSTALLING)).unwrap();
+        fs::write(dir.path().join(INSTALLING).join(DATA), b"old").unwrap();
+        let (turn, _) = store.begin_receiving(offer(b"abc", LogId::new(1, 9))).unwrap();
+        store.receive(turn, 0, b"abc").unwrap();
+        store.mark_received(turn).unwrap();
+        assert_eq!(fs::read(store.marked().unwrap().1).unwrap(), b"abc");
     }
 
     #[test]

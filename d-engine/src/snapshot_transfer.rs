@@ -134,16 +134,20 @@ impl SnapshotSink for Receiver {
     }
 
     async fn finish(self: Box<Self>) -> Result<Option<LogId>, String> {
-        let (store, turn) = (Arc::clone(&self.shared.snapshots), self.turn);
-        let mark = move || store.mark_received(turn).map_err(|error| error.to_string());
-        let (record, receipt) = blocking(mark).await?;
-        let last_included = record.at();
-        self.shared.inbox.complete(Input::SnapshotReceived {
-            from: self.from,
-            term: self.term,
-            last_included,
-            membership: record.metadata.membership.clone(),
-        });
+        let Self { shared, from, term, turn, .. } = *self;
+        // What is marked is reported in the same breath: the sender may go, and this future with it, while the file is
+        // verified, and a mark that nobody was told of would stand in the way of every later snapshot.
+        let mark = move || {
+            let (record, receipt) = shared.snapshots.mark_received(turn).map_err(|error| error.to_string())?;
+            let last_included = record.at();
+            let membership = record.metadata.membership.clone();
+            shared.inbox.complete(Input::SnapshotReceived { from, term, last_included, membership });
+            if !shared.is_open() {
+                shared.snapshots.forget_receipt();
+            }
+            Ok((last_included, receipt))
+        };
+        let (last_included, receipt) = blocking(mark).await?;
         // Without an answer the node has ended.
         Ok(receipt.await.unwrap_or(false).then_some(last_included))
     }

@@ -107,9 +107,10 @@ impl Thread<'_> {
         let Arrival { watch, mut sink, number, revision } = arrival;
         let KvWatch { span, from_revision, prev, progress, .. } = watch;
         sink.set_waker(Waker::from(Arc::clone(self.shared)));
-        let told = revision;
+        // Of a watch from the past nothing is told yet: should the history pass it by, it begins where it wanted to begin.
+        let told = if from_revision == 0 { revision } else { revision.min(from_revision - 1) };
         if !sink.offer(WatchMessage::Created { revision }.encode()) {
-            sink.end(WatchMessage::Ended(WatchEnd::Slow { next_revision: from_revision.max(1) }).encode());
+            sink.end(WatchMessage::Ended(WatchEnd::Slow { next_revision: told + 1 }).encode());
             return;
         }
         let id = self.next_id;
