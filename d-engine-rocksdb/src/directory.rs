@@ -45,8 +45,7 @@ pub(crate) struct Directory {
 impl Directory {
     /// Makes the directory if needed and locks it.
     pub(crate) fn open(path: &Path, content: Content) -> Result<Self> {
-        fs::create_dir_all(path)
-            .map_err(|error| Error::io(format!("making the directory {}", path.display()), error))?;
+        make(path).map_err(|error| Error::io(format!("making the directory {}", path.display()), error))?;
         let lock = lock(path)?;
         let is_new = !is_used(path, content)?;
         Ok(Self { path: path.to_path_buf(), is_new, _lock: lock })
@@ -66,10 +65,7 @@ impl Directory {
             replace_file(&self.path, FORMAT, content.format().as_bytes())?;
         }
         sync_dir(&self.path)?;
-        match self.path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            Some(parent) => sync_dir(parent),
-            None => Ok(()),
-        }
+        sync_dir(parent_of(&self.path))
     }
 
     /// `NoSpace` if a write of so many bytes would leave less than what RocksDB itself may need. Nothing has been written
@@ -86,6 +82,28 @@ impl Directory {
             return Ok(());
         }
         Err(Error::NoSpace { doing: format!("{doing} in {}", self.path.display()) })
+    }
+}
+
+/// Makes a directory and those above it; the names of all are durable on return.
+fn make(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = parent_of(path);
+    make(parent)?;
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !path.is_dir() => return Err(error),
+        _ => {}
+    }
+    File::open(parent)?.sync_all()
+}
+
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
     }
 }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use d_engine_core::{Error, Result};
 use rocksdb::{Cache, DB, IngestExternalFileOptions, SstFileWriter};
 
-use crate::directory::sync_dir;
+use crate::directory::{Directory, sync_dir};
 use crate::error::name_error;
 use crate::{log_file, options};
 
@@ -20,6 +20,9 @@ const NAME: &str = "generation-";
 const SORTED: &str = "sorted";
 /// Bytes of a sorted file.
 const SORTED_FILE: u64 = 64 << 20;
+
+/// Bytes of new content after which the space left is looked at again.
+const SPACE_STEP: u64 = 1 << 20;
 
 /// An open generation.
 pub(crate) struct Generation {
@@ -58,15 +61,26 @@ pub(crate) fn path(dir: &Path, number: u64) -> PathBuf {
 
 /// Removes all generations but one.
 pub(crate) fn remove_others(dir: &Path, number: u64) -> Result<()> {
-    let doing = |error| Error::io(format!("removing what an interrupted install left in {}", dir.display()), error);
-    let kept = path(dir, number);
+    others(dir, number)?.iter().try_for_each(|path| remove(path))
+}
+
+/// Whether there are other generations than this one.
+pub(crate) fn has_others(dir: &Path, number: u64) -> Result<bool> {
+    Ok(!others(dir, number)?.is_empty())
+}
+
+fn others(dir: &Path, number: u64) -> Result<Vec<PathBuf>> {
+    let doing = |error| Error::io(format!("listing {}", dir.display()), error);
+    let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(doing)? {
         let entry = entry.map_err(doing)?;
-        if entry.file_name().to_str().is_some_and(|name| name.starts_with(NAME)) && entry.path() != kept {
-            fs::remove_dir_all(entry.path()).map_err(doing)?;
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(NAME)) {
+            found.push(entry.path());
         }
     }
-    Ok(())
+    let kept = path(dir, number);
+    found.retain(|path| *path != kept);
+    Ok(found)
 }
 
 impl Generation {
@@ -88,18 +102,24 @@ impl Generation {
 
     /// Makes a generation with this content, durably. It does not count yet; after an error nothing of it is left.
     pub(crate) fn build(
-        dir: &Path,
+        directory: &Directory,
         number: u64,
         sorted: &mut dyn Iterator<Item = Result<(Bytes, Bytes)>>,
         cache: &Cache,
     ) -> Result<Self> {
-        let path = path(dir, number);
-        let built = remove(&path).and_then(|()| fill(dir, number, sorted, cache));
+        let path = path(directory.path(), number);
+        let built = remove(&path).and_then(|()| fill(directory, number, sorted, cache));
         if built.is_err() {
             // Best effort: open removes it too.
             let _ = remove(&path);
         }
         built
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        let mut pairs = self.db.raw_iterator();
+        pairs.seek_to_first();
+        !pairs.valid()
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -126,15 +146,16 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 fn fill(
-    dir: &Path,
+    directory: &Directory,
     number: u64,
     sorted: &mut dyn Iterator<Item = Result<(Bytes, Bytes)>>,
     cache: &Cache,
 ) -> Result<Generation> {
+    let dir = directory.path();
     let path = path(dir, number);
     let place = path.join(SORTED);
     fs::create_dir_all(&place).map_err(|error| Error::io(format!("making {}", place.display()), error))?;
-    let files = write_files(&place, sorted, cache)?;
+    let files = write_files(directory, &place, sorted, cache)?;
     let generation = Generation::open(dir, number, true, cache)?;
     if !files.is_empty() {
         let mut taking = IngestExternalFileOptions::default();
@@ -152,6 +173,7 @@ fn fill(
 
 /// Writes the pairs into sorted files, each synced.
 fn write_files(
+    directory: &Directory,
     place: &Path,
     sorted: &mut dyn Iterator<Item = Result<(Bytes, Bytes)>>,
     cache: &Cache,
@@ -165,9 +187,15 @@ fn write_files(
         let doing = |error| name_error(&format!("writing the new content to {}", path.display()), &error);
         let mut writer = SstFileWriter::create(&options);
         writer.open(&path).map_err(doing)?;
+        let mut checked = 0;
         while writer.file_size() < SORTED_FILE
             && let Some(pair) = pairs.next()
         {
+            // Installing must not take the last space, which the store in use needs to go on.
+            if writer.file_size() >= checked {
+                directory.check_space("writing the new content", SPACE_STEP as usize)?;
+                checked += SPACE_STEP;
+            }
             let (key, value) = pair?;
             if last.as_ref().is_some_and(|last| *last >= key) {
                 return Err(Error::invalid("the pairs of a new content come in ascending order of their keys"));

@@ -62,10 +62,15 @@ impl RocksKvStore {
         let directory = Directory::open(dir, Content::Data)?;
         let cache = options::data_cache();
         let is_new = directory.is_new();
-        let number = if is_new { FIRST } else { read_pointer(dir)? };
-        generation::remove_others(dir, number)?;
+        let number = if is_new { first_generation(dir)? } else { read_pointer(dir)? };
+        if !is_new {
+            generation::remove_others(dir, number)?;
+        }
         let generation = Generation::open(dir, number, is_new, &cache)?;
         if is_new {
+            if !generation.is_empty() {
+                return Err(unlabelled(dir));
+            }
             write_pointer(dir, FIRST)?;
         }
         directory.label(Content::Data)?;
@@ -127,7 +132,7 @@ impl KvStore for RocksKvStore {
         let _writer = self.lock_writer()?;
         let old = self.current();
         let dir = self.directory.path();
-        let next = Generation::build(dir, old.number() + 1, sorted, &self.cache.0).map_err(unchanged)?;
+        let next = Generation::build(&self.directory, old.number() + 1, sorted, &self.cache.0).map_err(unchanged)?;
         if let Err(error) = write_pointer(dir, next.number()) {
             // Which of the two counts after a crash is not known.
             return Err(self.failures.poison(error));
@@ -161,6 +166,19 @@ impl Drop for RocksKvStore {
         // Nobody is left to be told. What is missing then, the Raft log has.
         let _ = self.flush();
     }
+}
+
+/// The generation that an open without a label begins, or goes on beginning: before the label there is no other one.
+fn first_generation(dir: &Path) -> Result<u64> {
+    let is_labelless = match read_pointer(dir) {
+        Ok(number) => number == FIRST,
+        Err(_) => !dir.join(GENERATION).exists(),
+    };
+    if is_labelless && !generation::has_others(dir, FIRST)? { Ok(FIRST) } else { Err(unlabelled(dir)) }
+}
+
+fn unlabelled(dir: &Path) -> Error {
+    Error::corrupt(format!("{} holds data, and its file FORMAT is missing; nothing in it was changed", dir.display()))
 }
 
 /// The number of the generation that counts.

@@ -140,6 +140,28 @@ async fn a_store_whose_files_are_missing_does_not_begin_anew() {
     assert!(matches!(RocksKvStore::open(dir.path()), Err(Error::Corrupt { .. })));
 }
 
+#[test]
+fn a_store_without_its_label_is_left_as_it_is() {
+    for installs in [0, 3] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RocksKvStore::open(dir.path()).unwrap();
+        for round in 0..installs {
+            let pair = (Bytes::from_static(b"k"), Bytes::from(vec![round]));
+            store.replace_all(&mut [Ok(pair)].into_iter()).unwrap();
+        }
+        let mut batch = WriteBatch::new();
+        batch.put(Bytes::from_static(b"kept"), Bytes::from_static(b"v"));
+        store.write(batch).unwrap();
+        drop(store);
+        let label = std::fs::read(dir.path().join("FORMAT")).unwrap();
+        fs::remove_file(dir.path().join("FORMAT")).unwrap();
+        assert!(matches!(RocksKvStore::open(dir.path()), Err(Error::Corrupt { .. })), "{installs} installs");
+        fs::write(dir.path().join("FORMAT"), label).unwrap();
+        let store = RocksKvStore::open(dir.path()).unwrap();
+        assert_eq!(store.get(b"kept").unwrap().as_deref(), Some(&b"v"[..]), "{installs} installs");
+    }
+}
+
 #[tokio::test]
 async fn a_log_of_many_files_survives_reopening_and_purging() {
     let dir = tempfile::tempdir().unwrap();
