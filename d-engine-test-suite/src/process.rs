@@ -9,7 +9,7 @@ use std::io::{IoSlice, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use d_engine_core::Error;
@@ -87,18 +87,40 @@ impl Child {
     }
 }
 
-/// How many processes this one has begun to start, and how many of these have become programs of their own.
-static STARTED: AtomicU64 = AtomicU64::new(0);
-static RUNNING: AtomicU64 = AtomicU64::new(0);
+/// Processes that are being started, and when the last one was.
+struct Starts {
+    under_way: u32,
+    last: Option<Instant>,
+}
+
+static STARTS: Mutex<Starts> = Mutex::new(Starts { under_way: 0, last: None });
+
+/// Time after its start in which a process may still hold what this one had open then: the system wakes the parent before
+/// it closes the files of the child, which may have to wait for a processor in between.
+const SETTLING: Duration = Duration::from_secs(1);
+
+impl Starts {
+    // A poisoned lock is used on: two plain values are under it.
+    fn lock() -> MutexGuard<'static, Self> {
+        STARTS.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn may_hold_locks() -> bool {
+        let starts = Self::lock();
+        starts.under_way > 0 || starts.last.is_some_and(|at| at.elapsed() < SETTLING)
+    }
+}
 
 /// Runs `start`, which makes a process.
 ///
 /// For a moment the new process holds what this one has open, the locks of other tests' stores too: a store that is
-/// closed meanwhile can still be locked. [`open_again`] knows by these counts whether that can be so.
+/// closed meanwhile can still be locked. [`open_again`] knows whether that can be so.
 pub(crate) fn counted<T>(start: impl FnOnce() -> T) -> T {
-    STARTED.fetch_add(1, Ordering::SeqCst);
+    Starts::lock().under_way += 1;
     let result = start();
-    RUNNING.fetch_add(1, Ordering::SeqCst);
+    let mut starts = Starts::lock();
+    starts.under_way -= 1;
+    starts.last = Some(Instant::now());
     result
 }
 
@@ -107,16 +129,14 @@ pub(crate) async fn open_again<T, F>(close: impl FnOnce(), open: impl Fn() -> F)
 where
     F: Future<Output = Result<T, Error>>,
 {
-    let mut quiet = RUNNING.load(Ordering::SeqCst);
     close();
     for _ in 0..ATTEMPTS {
+        let may_be_held = Starts::may_hold_locks();
         let result = open().await;
-        let all_run = STARTED.load(Ordering::SeqCst) == quiet;
-        if all_run || !matches!(result, Err(Error::Locked { .. })) {
+        if !matches!(result, Err(Error::Locked { .. })) || !(may_be_held || Starts::may_hold_locks()) {
             return result;
         }
         std::thread::sleep(PAUSE);
-        quiet = RUNNING.load(Ordering::SeqCst);
     }
     open().await
 }

@@ -53,6 +53,7 @@ pub(super) const STEPS: &[Step] = &[
             "--lib",
             "--test=backends",
             "--test=laws",
+            "--test=laws_in_one_call",
             "--test=log",
             "--test=performance",
             "--test=stores"
