@@ -23,8 +23,9 @@ const HANG_SECONDS: u32 = 20;
 const BESIDE: Duration = Duration::from_secs(120);
 const BUILD: Duration = Duration::from_secs(60 * 40);
 
-/// Builds all programs and runs those that are asked for, each for so many seconds, as many at once as there are cores.
-pub(crate) fn fuzz(target: Option<&str>, seconds: u64) -> Result<(), Failed> {
+/// Builds all programs and runs those that are asked for, each for so many seconds, as many at once as there are cores. With a
+/// seed each run is the beginning of the same one, however fast the machine is.
+pub(crate) fn fuzz(target: Option<&str>, seconds: u64, seed: Option<u32>) -> Result<(), Failed> {
     let names = targets()?;
     let chosen: Vec<&String> = names.iter().filter(|name| target.is_none_or(|target| target == *name)).collect();
     if chosen.is_empty() {
@@ -39,7 +40,7 @@ pub(crate) fn fuzz(target: Option<&str>, seconds: u64) -> Result<(), Failed> {
         for _ in 0..at_once {
             scope.spawn(|| {
                 while let Some(name) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(report) = run(&place, &programs, name, seconds) {
+                    if let Err(report) = run(&place, &programs, name, seconds, seed) {
                         println!("{name}: FAILED\n{report}");
                         failed.fetch_add(1, Ordering::Relaxed);
                     }
@@ -106,10 +107,14 @@ fn host() -> Result<String, Failed> {
     host.map(str::to_owned).ok_or_else(|| Failed::Because(format!("rustc -vV names no host: {said}")))
 }
 
-/// Runs one program. It begins with the committed corpus and what earlier runs have added beside it.
-fn run(place: &Path, programs: &Path, name: &str, seconds: u64) -> Result<(), String> {
-    let added = place.join("corpus").join(name);
+/// Runs one program. It begins with the committed corpus and, without a seed, what earlier runs have added beside it.
+fn run(place: &Path, programs: &Path, name: &str, seconds: u64, seed: Option<u32>) -> Result<(), String> {
+    let added = place.join(if seed.is_some() { "seeded" } else { "corpus" }).join(name);
     let findings = place.join("findings");
+    if seed.is_some() {
+        // Of an earlier run, or not there at all.
+        let _ = fs::remove_dir_all(&added);
+    }
     for dir in [&added, &findings] {
         fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     }
@@ -117,6 +122,7 @@ fn run(place: &Path, programs: &Path, name: &str, seconds: u64) -> Result<(), St
     command
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-max_len={LEN_MAX}"))
+        .args(seed.map(|seed| format!("-seed={seed}")))
         .arg(format!("-timeout={HANG_SECONDS}"))
         .arg(format!("-artifact_prefix={}/{name}-", findings.display()))
         .args(["-print_final_stats=1", "-rss_limit_mb=2048"])

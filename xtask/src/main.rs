@@ -56,6 +56,9 @@ enum Task {
         /// How long each target runs
         #[arg(long, default_value_t = 60)]
         seconds: u64,
+        /// Makes runs alike; without it every run tries something else
+        #[arg(long)]
+        seed: Option<u32>,
     },
     #[command(disable_help_flag = true)]
     /// Looks at every state that a small cluster can reach, as in `explore` or `explore --crashes 1 --messages 2`
@@ -89,7 +92,7 @@ fn main() -> ExitCode {
         Task::Fix => fix(),
         Task::Codegen { check } => codegen::codegen(check).map_err(Failed::Because),
         Task::Simulate { arguments } => raft_example("simulate", &["--release"], &arguments),
-        Task::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), seconds),
+        Task::Fuzz { target, seconds, seed } => fuzz::fuzz(target.as_deref(), seconds, seed),
         Task::Explore { arguments } => raft_example("explore", &["--release"], &arguments),
         // With debug assertions, which notice some breaches before they do harm.
         Task::Mutants { arguments } => raft_example("mutants", &[], &arguments),

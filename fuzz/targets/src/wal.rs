@@ -99,8 +99,12 @@ pub fn wal(data: &[u8]) {
         assert_eq!(disk.files(), picture, "a refused open changes nothing");
         return;
     };
-    // The next open has other files before it, and shows the same.
-    assert_eq!(show(&disk), Some(shown), "what was opened once opens again");
+    // The next open has other files before it, and shows the same. A log with damage in it may be refused by then, as soon
+    // as that lies before what is known to be synced; it never becomes a sound one.
+    match (show(&disk), shown) {
+        (None, Err(_)) => {}
+        (again, shown) => assert_eq!(again, Some(shown), "what was opened once opens again"),
+    }
 }
 
 /// A change of one of several kinds, at a place that the header pages, the batch headers and the rest share.
