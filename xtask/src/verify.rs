@@ -159,12 +159,12 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "fuzz",
-        title: "every fuzz target runs for 15 seconds beside the corpora of the tests",
+        title: "every fuzz target runs for 8 seconds beside the corpora of the tests",
         needs: &["build"],
         tool: Some(CPLUSPLUS),
         limit: minutes(45),
         // Always the same inputs: what a judge finds must not be chance. Others are for `cargo xtask fuzz`.
-        work: Work::Xtask(&["fuzz", "--seconds", "15", "--seed", "1"]),
+        work: Work::Xtask(&["fuzz", "--seconds", "8", "--seed", "1"]),
     },
     Step {
         name: "examples",
