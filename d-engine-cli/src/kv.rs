@@ -79,16 +79,17 @@ struct Freshness {
     /// Asks one node's own copy, which may be old, instead of making sure that it is the newest
     #[arg(long)]
     local: bool,
-    /// Lets the leader answer by its lease, which trusts that clocks run at the same rate; refused where it is not offered
-    #[arg(long, conflicts_with = "local")]
-    by_lease: bool,
+    /// Lets the leader answer by its lease, without asking the others, which trusts that clocks run at nearly the same rate
+    /// (needs raft.lease_reads on the nodes; without it the read is as without this flag)
+    #[arg(long, alias = "by-lease", conflicts_with = "local")]
+    lease: bool,
 }
 
 impl Freshness {
     fn mode(&self) -> ReadMode {
         match self {
             Self { local: true, .. } => ReadMode::Local,
-            Self { by_lease: true, .. } => ReadMode::Lease,
+            Self { lease: true, .. } => ReadMode::Lease,
             _ => ReadMode::Linearizable,
         }
     }

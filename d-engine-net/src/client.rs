@@ -224,9 +224,10 @@ impl Shared {
     }
 
     async fn read(&self, query: Bytes, mode: ReadMode) -> Result<Reply> {
-        let read = v1::Read { query, mode: mode_to_wire(mode) };
-        self.call(|connection, deadline, _| {
-            let read = read.clone();
+        let read = v1::Read { query, mode: mode_to_wire(mode), at_leader: false };
+        self.call(|connection, deadline, pass_on| {
+            // Only the leader has a lease; another node would have to ask it.
+            let read = v1::Read { at_leader: mode == ReadMode::Lease && !pass_on, ..read.clone() };
             async move { connection.call_for_reply(Op::Read(read), half_way_to(deadline)).await }
         })
         .await

@@ -83,7 +83,7 @@ impl Connection {
     /// # Errors
     /// `Unavailable` if no answer came by `deadline` or before the connection broke.
     pub async fn read(&self, query: Bytes, mode: ReadMode, deadline: Instant) -> Result<Reply> {
-        self.call_for_reply(Op::Read(v1::Read { query, mode: mode_to_wire(mode) }), deadline).await
+        self.call_for_reply(Op::Read(v1::Read { query, mode: mode_to_wire(mode), at_leader: false }), deadline).await
     }
 
     /// What the node knows about itself and its cluster.

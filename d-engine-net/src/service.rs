@@ -26,6 +26,14 @@ pub trait NodeService: Send + Sync + 'static {
     /// Every error but `Rejected` may be answered by asking again, here or elsewhere.
     async fn read(&self, query: Bytes, mode: ReadMode) -> Result<Reply>;
 
+    /// Whether this node may lead; asked before a read by lease, which costs no message at the leader alone.
+    ///
+    /// # Errors
+    /// [`NotLeader`](crate::ClientError::NotLeader) if another node is known to lead.
+    fn check_leads(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Refuses typed calls unless the state machine speaks the built-in one's language; asked before one is proposed, so
     /// that no log gets commands that its machine cannot read.
     ///
@@ -73,8 +81,8 @@ pub enum ReadMode {
     Linearizable,
     /// The answering node's own copy: may be old, costs no message.
     Local,
-    /// As linearizable, from the leader's lease, without a message. It trusts that clocks run at nearly the same rate, and
-    /// must be offered by the asked node: one that does not answers `Rejected` with `Unsupported`.
+    /// As linearizable, by the leader's lease: without a round of messages, while clocks run at nearly the same rate and do
+    /// not stop. Where there is no valid lease, on a node that does not offer it or does not lead, as linearizable.
     Lease,
 }
 

@@ -187,6 +187,12 @@ impl Driver {
         self.raft.leadership()
     }
 
+    /// The commit index, and until when this leader may answer reads by itself: what a reader in the node's own process
+    /// goes by. To be shown, at the latest, before a command of [`Driver::poll`] is performed.
+    pub fn read_point(&self) -> (u64, Option<Duration>) {
+        (self.raft.commit, self.raft.lease_until())
+    }
+
     /// The core, for the simulator's checks.
     #[cfg(feature = "simulator")]
     pub(crate) fn raft(&self) -> &Raft {

@@ -27,6 +27,8 @@ pub enum Input {
     Read {
         /// The caller's number for it, given back in the answer.
         id: u64,
+        /// A leader whose lease is valid may answer by itself, which trusts clock rates; otherwise a round confirms it.
+        by_lease: bool,
     },
     /// Change the membership.
     ChangeMembership {

@@ -148,7 +148,7 @@ impl Raft {
         if let Part::Failed(why) = &self.part {
             let why = Rejection::Unavailable { why: why.clone() };
             if let Input::Propose { id, .. }
-            | Input::Read { id }
+            | Input::Read { id, .. }
             | Input::ChangeMembership { id, .. }
             | Input::Transfer { id, .. } = input
             {
@@ -159,7 +159,7 @@ impl Raft {
         match input {
             Input::Message { from, message } => self.on_message(from, message),
             Input::Propose { id, command } => self.on_propose(id, command),
-            Input::Read { id } => self.on_read(id),
+            Input::Read { id, by_lease } => self.on_read(id, by_lease),
             Input::ChangeMembership { id, base, change } => self.on_change(id, base, &change),
             Input::Transfer { id, to } => self.on_transfer(id, to),
             Input::Persisted { seq } => self.on_persisted(seq),

@@ -85,7 +85,7 @@ impl ForwardedReads {
 }
 
 impl Raft {
-    pub(crate) fn on_read(&mut self, id: u64) {
+    pub(crate) fn on_read(&mut self, id: u64, by_lease: bool) {
         let limit = self.config.max_pending_reads;
         let waiting = match &self.part {
             Part::Leader(leader) => leader.reads.len(),
@@ -94,7 +94,7 @@ impl Raft {
         if waiting >= limit {
             return self.reject(id, Rejection::Busy);
         }
-        if let Some(index) = self.lease_index() {
+        if let Some(index) = self.lease_index().filter(|_| by_lease) {
             return self.answer(Answer::ReadReady { id, index });
         }
         if matches!(self.part, Part::Leader(_)) {

@@ -27,7 +27,7 @@ fn followers_refuse_proposals_and_serve_reads() {
     assert_eq!(cluster.rejected, [(1, Rejection::NotLeader { leader: Some(leader) })]);
     cluster.event(leader, Input::Propose { id: 2, command: Bytes::from_static(b"x") });
     let written = cluster.accepted[0].1.index;
-    cluster.event(follower, Input::Read { id: 3 });
+    cluster.event(follower, Input::Read { id: 3, by_lease: false });
     assert_eq!(cluster.ready, [(3, written)]);
     assert_eq!(cluster.applied[&follower].len(), 1, "the reply tells the follower what is committed");
 }
@@ -50,7 +50,7 @@ fn one_node_serves_alone() {
     let mut cluster = Cluster::new(1);
     cluster.settle();
     cluster.event(1, Input::Propose { id: 1, command: Bytes::from_static(b"x") });
-    cluster.event(1, Input::Read { id: 2 });
+    cluster.event(1, Input::Read { id: 2, by_lease: false });
     assert_eq!(cluster.applied[&1].len(), 1);
     assert_eq!(cluster.ready.len(), 1);
 }

@@ -87,6 +87,7 @@ impl Assembled {
             inbox: Arc::clone(&inbox),
             published: Arc::clone(&published),
             applied: Arc::clone(&applied),
+            clock: Arc::clone(&clock),
             latencies: Arc::clone(&latencies),
             route,
             machine: Arc::clone(&machine),

@@ -94,8 +94,12 @@ pub struct RaftSection {
     pub election_timeout_max_ms: u64,
     /// Time between heartbeats of an idle leader.
     pub heartbeat_interval_ms: u64,
-    /// Assumed bound of the difference between two clocks' rates, in parts per million.
+    /// Assumed bound of the difference between two clocks' rates, in parts per million; every member must have the same.
     pub clock_drift_ppm: u32,
+    /// Lets this node, while it leads, answer reads that ask for it ([`ReadMode::Lease`](crate::ReadMode::Lease)) by its
+    /// lease: without a round of messages, at the price of trusting that clocks differ by `clock_drift_ppm` at most and do
+    /// not stop. Off by default; then such reads are answered as linearizable ones.
+    pub lease_reads: bool,
     /// Messages under way to one follower, at most.
     pub max_inflight_messages: usize,
     /// Bytes of entries under way to one follower, at most.
@@ -183,6 +187,7 @@ impl Default for RaftSection {
             election_timeout_max_ms: 1000,
             heartbeat_interval_ms: 100,
             clock_drift_ppm: 500,
+            lease_reads: false,
             max_inflight_messages: 64,
             max_inflight_bytes: 16 << 20,
             max_message_bytes: 1 << 20,
@@ -285,6 +290,13 @@ impl NodeConfig {
         self
     }
 
+    /// Sets `raft.lease_reads`.
+    #[must_use]
+    pub fn lease_reads(mut self, offer: bool) -> Self {
+        self.raft.lease_reads = offer;
+        self
+    }
+
     /// Sets `limits.request_timeout_ms`.
     #[must_use]
     pub fn request_timeout_ms(mut self, timeout: u64) -> Self {
@@ -330,6 +342,7 @@ impl NodeConfig {
         config.election_timeout_max = Duration::from_millis(raft.election_timeout_max_ms);
         config.heartbeat_interval = Duration::from_millis(raft.heartbeat_interval_ms);
         config.clock_drift_ppm = raft.clock_drift_ppm;
+        config.lease = raft.lease_reads;
         config.max_inflight_messages = raft.max_inflight_messages;
         config.max_inflight_bytes = raft.max_inflight_bytes;
         config.max_message_bytes = raft.max_message_bytes;

@@ -26,7 +26,7 @@ pub(crate) enum Inbound {
     /// A caller's command.
     Propose { command: Bytes, caller: Caller<Applied> },
     /// A caller asks for a read index.
-    Read { caller: Caller<()> },
+    Read { by_lease: bool, caller: Caller<()> },
     /// A caller wants the membership changed.
     Change { change: Change, caller: Caller<u64> },
     /// A caller wants leadership handed over.
@@ -182,9 +182,10 @@ impl Inbox {
         self.call(command.len(), |caller| Inbound::Propose { command, caller })
     }
 
-    /// Asks for a read index; the receiver is told once it is applied here.
-    pub(crate) fn read(&self) -> Result<oneshot::Receiver<Result<(), Refusal>>, NotTaken> {
-        self.call(0, |caller| Inbound::Read { caller })
+    /// Asks for a read index, which a leader may give by its lease if it is asked so; the receiver is told once it is applied
+    /// here.
+    pub(crate) fn read(&self, by_lease: bool) -> Result<oneshot::Receiver<Result<(), Refusal>>, NotTaken> {
+        self.call(0, |caller| Inbound::Read { by_lease, caller })
     }
 
     /// Asks for a change of the membership; the receiver is told the index of its configuration once it has committed.
@@ -356,7 +357,7 @@ mod tests {
     fn a_closed_inbox_says_so() {
         let inbox = Inbox::new(BOUNDS);
         inbox.close();
-        assert_eq!(inbox.read().unwrap_err(), NotTaken::Closed);
+        assert_eq!(inbox.read(false).unwrap_err(), NotTaken::Closed);
         assert_eq!(inbox.queued.count.load(Ordering::Relaxed), 0);
     }
 }

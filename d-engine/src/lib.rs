@@ -38,6 +38,7 @@ mod ending;
 mod error;
 mod inbox;
 mod key_value;
+mod lease_word;
 mod local_router;
 mod log_read;
 mod machine_clock;

@@ -153,6 +153,12 @@ impl NodeService for Service {
         self.shared()?.read(query, mode).await
     }
 
+    fn check_leads(&self) -> Result<()> {
+        let shared = self.shared()?;
+        let other = shared.published.leader().is_some_and(|leader| leader != shared.id());
+        if other { Err(shared.not_leader()) } else { Ok(()) }
+    }
+
     fn check_key_value(&self) -> Result<()> {
         self.shared()?.check_key_value()
     }

@@ -63,7 +63,16 @@ impl Node {
     /// # Errors
     /// All of them had no effect; what is not `Rejected` may be asked again.
     pub async fn read(&self, query: impl Into<Bytes>) -> Result<Reply> {
-        self.shared.read(query.into(), ReadMode::Linearizable).await
+        self.read_in_mode(query, ReadMode::Linearizable).await
+    }
+
+    /// Asks the state machine, as fresh as `mode` says. With [`ReadMode::Lease`] on a leader whose lease is valid
+    /// ([`NodeConfig::lease_reads`](crate::NodeConfig::lease_reads)), the calling thread reads the state machine at once.
+    ///
+    /// # Errors
+    /// As [`read`](Node::read).
+    pub async fn read_in_mode(&self, query: impl Into<Bytes>, mode: ReadMode) -> Result<Reply> {
+        self.shared.read(query.into(), mode).await
     }
 
     /// Asks this node's own copy, which may be old; costs no message.
@@ -71,7 +80,7 @@ impl Node {
     /// # Errors
     /// As [`read`](Node::read).
     pub async fn read_local(&self, query: impl Into<Bytes>) -> Result<Reply> {
-        self.shared.read(query.into(), ReadMode::Local).await
+        self.read_in_mode(query, ReadMode::Local).await
     }
 
     /// The value of a key of any state machine ([`StateMachine::get`](crate::StateMachine::get)), as fresh as with
@@ -80,7 +89,15 @@ impl Node {
     /// # Errors
     /// As [`read`](Node::read).
     pub async fn read_key(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
-        self.shared.read_bytes(key.as_ref(), ReadMode::Linearizable).await
+        self.read_key_in_mode(key, ReadMode::Linearizable).await
+    }
+
+    /// The value of a key of any state machine, as fresh as `mode` says; by a valid lease it costs a lookup.
+    ///
+    /// # Errors
+    /// As [`read`](Node::read).
+    pub async fn read_key_in_mode(&self, key: impl AsRef<[u8]>, mode: ReadMode) -> Result<Option<Bytes>> {
+        self.shared.read_bytes(key.as_ref(), mode).await
     }
 
     /// What the node knows about itself and its cluster; never waits.
@@ -168,7 +185,7 @@ impl Node {
     pub async fn wait_ready(&self, deadline: Duration) -> Result<(), StartupError> {
         let ready = async {
             loop {
-                match self.shared.confirm_read().await {
+                match self.shared.confirm_read(false).await {
                     Ok(()) => return Ok(()),
                     Err(ClientError::ShuttingDown) => return Err(ClientError::ShuttingDown.to_string()),
                     Err(error) if self.shared.published.failure().is_some() => return Err(error.to_string()),

@@ -199,13 +199,13 @@ mod tests {
             kept.extend((index % 1000 == 0).then_some(answer));
             inbox.take_all(&mut taken, None);
             let mut read = Vec::new();
-            drop(inbox.read().unwrap());
+            drop(inbox.read(false).unwrap());
             inbox.take_all(&mut read, None);
             taken.append(&mut read);
             for inbound in taken.drain(..) {
                 match inbound {
                     Inbound::Propose { caller, .. } => writes.insert(LogId::new(1, index), caller),
-                    Inbound::Read { caller } => reads.insert(index, caller),
+                    Inbound::Read { caller, .. } => reads.insert(index, caller),
                     _ => panic!("neither"),
                 }
             }

@@ -8,6 +8,8 @@ use d_engine_net::{Hello, TransferProgress};
 use d_engine_raft::{NodeId, Role, Status};
 use tokio::sync::watch;
 
+use crate::lease_word::LeaseWord;
+
 /// Who leads, as one node knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -23,6 +25,8 @@ pub(crate) struct Published {
     leadership: watch::Sender<Leadership>,
     /// The leader's id, 0 if none is known: read by every call.
     leader: AtomicU64,
+    /// What callers read by who trust this node's lease.
+    pub(crate) lease: LeaseWord,
     hello: watch::Sender<Hello>,
     /// Snapshots on their way to replicas.
     transfers: Mutex<BTreeMap<NodeId, TransferProgress>>,
@@ -35,6 +39,7 @@ impl Published {
         Self {
             leadership: watch::Sender::new(leadership(&status)),
             leader: AtomicU64::new(status.leader.unwrap_or(0)),
+            lease: LeaseWord::default(),
             hello: watch::Sender::new(Hello { cluster: identity.cluster, incarnation: identity.incarnation, ..hello }),
             status: Mutex::new(status),
             transfers: Mutex::default(),
@@ -66,6 +71,7 @@ impl Published {
 
     /// The node ended by a fault of its own: it takes part no more.
     pub(crate) fn fail(&self, why: String) {
+        self.lease.clear();
         let mut status = self.status();
         status.role = Role::Failed;
         status.leader = None;

@@ -172,6 +172,7 @@ impl Runtime {
             }
             self.perform_all();
         }
+        self.published.lease.clear();
         self.publish();
         self.apply.append(&mut self.work.jobs);
         // They end while the reads of the log are waited for.
@@ -201,7 +202,9 @@ impl Runtime {
             Inbound::Propose { command, caller } => {
                 Input::Propose { id: Kind::Proposal.number(self.work.proposals.insert(caller)), command }.into()
             }
-            Inbound::Read { caller } => Input::Read { id: Kind::Read.number(self.work.reads.insert(caller)) }.into(),
+            Inbound::Read { by_lease, caller } => {
+                Input::Read { id: Kind::Read.number(self.work.reads.insert(caller)), by_lease }.into()
+            }
             Inbound::Change { change, caller } => {
                 let id = Kind::Change.number(self.work.changes.insert(caller));
                 Input::ChangeMembership { id, base: None, change }.into()
@@ -220,6 +223,9 @@ impl Runtime {
         while let Some(command) = self.driver.poll() {
             self.perform(command);
         }
+        // Before anything leaves that shows a commit, and before anybody is told to campaign.
+        let (commit, lease_until) = self.driver.read_point();
+        self.published.lease.publish(commit, lease_until);
         // The disk first: it takes longest.
         self.disk.append(&mut self.work.writes);
         // Leader and term are visible before any message or answer that shows them leaves.
@@ -440,7 +446,7 @@ mod tests {
         });
         let waker = Waker::from(Arc::clone(&witness));
         let mut context = Context::from_waker(&waker);
-        let (mut read, mut write) = (inbox.read().unwrap(), inbox.propose(bytes::Bytes::new()).unwrap());
+        let (mut read, mut write) = (inbox.read(false).unwrap(), inbox.propose(bytes::Bytes::new()).unwrap());
         assert!(std::pin::pin!(&mut read).poll(&mut context).is_pending());
         assert!(std::pin::pin!(&mut write).poll(&mut context).is_pending());
         inbox.complete(Input::StorageFailed { why: "the plug was pulled".into() });
@@ -456,7 +462,8 @@ mod tests {
         let mut runtime = runtime(tokio.handle());
         runtime.publish();
         let news = &mut runtime.work.news;
-        for usual in [Input::Persisted { seq: 1 }, Input::Read { id: 1 }, Input::Applied { index: 1 }] {
+        for usual in [Input::Persisted { seq: 1 }, Input::Read { id: 1, by_lease: false }, Input::Applied { index: 1 }]
+        {
             news.take_in(&usual.into());
         }
         news.shown_at = Instant::now();

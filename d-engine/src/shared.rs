@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::NodeConfig;
+use crate::clock::Clock;
 use crate::disk::SyncLatencies;
 use crate::inbox::{Applied, Inbox, NotTaken, Place, Refusal};
 use crate::key_value::check_is_for_callers;
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) published: Arc<Published>,
     pub(crate) applied: Arc<AtomicU64>,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) latencies: Arc<SyncLatencies>,
     pub(crate) route: Route,
     /// Peers that cannot be reached, with the reasons.
@@ -68,6 +70,7 @@ pub(crate) struct Parts {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) published: Arc<Published>,
     pub(crate) applied: Arc<AtomicU64>,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) latencies: Arc<SyncLatencies>,
     pub(crate) route: Route,
     pub(crate) machine: Arc<dyn StateMachine>,
@@ -76,12 +79,13 @@ pub(crate) struct Parts {
 
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { config, inbox, published, applied, latencies, route, machine, snapshots } = parts;
+        let Parts { config, inbox, published, applied, clock, latencies, route, machine, snapshots } = parts;
         Self {
             config,
             inbox,
             published,
             applied,
+            clock,
             latencies,
             route,
             unreachable: Mutex::default(),
@@ -246,15 +250,18 @@ impl Shared {
     async fn make_fresh(&self, bytes: usize, mode: ReadMode) -> Result<()> {
         match mode {
             ReadMode::Local => Ok(()),
-            ReadMode::Linearizable => {
+            ReadMode::Lease if self.may_read_by_lease() => Ok(()),
+            ReadMode::Lease | ReadMode::Linearizable => {
                 let _place = self.enter(bytes)?;
-                self.confirm_read().await
-            }
-            ReadMode::Lease => {
-                let why = "this node does not read by a leader's lease; read linearizably".to_owned();
-                Err(Reason::Unsupported { why }.into())
+                self.confirm_read(mode == ReadMode::Lease).await
             }
         }
+    }
+
+    /// Whether this node's own copy is the newest, by its lease: a few loads.
+    fn may_read_by_lease(&self) -> bool {
+        let index = self.published.lease.read_index(&*self.clock);
+        index.is_some_and(|index| self.applied() >= index) && self.is_open()
     }
 
     fn read_here(&self, query: Bytes) -> Result<Reply> {
@@ -272,11 +279,12 @@ impl Shared {
         })
     }
 
-    /// Returns once everything that was answered before the call is applied here (§6.4).
-    pub(crate) async fn confirm_read(&self) -> Result<()> {
+    /// Returns once everything that was answered before the call is applied here (§6.4): confirmed by a round, or by the
+    /// lease if that is trusted and there is one.
+    pub(crate) async fn confirm_read(&self, by_lease: bool) -> Result<()> {
         let deadline = self.deadline();
         loop {
-            let answer = self.inbox_open()?.read().map_err(refused)?;
+            let answer = self.inbox_open()?.read(by_lease).map_err(refused)?;
             match tokio::time::timeout_at(deadline, answer).await {
                 Ok(Ok(Ok(()))) => return Ok(()),
                 Ok(Ok(Err(Refusal::Rejected(Rejection::NotLeader { .. })))) => self.wait_for_leader(deadline).await?,

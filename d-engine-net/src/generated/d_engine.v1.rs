@@ -1601,8 +1601,8 @@ pub enum ReadMode {
     Linearizable = 0,
     /// The answering node's own copy: may be old, costs no message.
     Local = 1,
-    /// As linearizable, from the leader's lease, without a message: trusts that clocks run at nearly the same rate. Refused as
-    /// REASON_UNSUPPORTED by a node that does not offer it.
+    /// As linearizable, by the leader's lease, without a round of messages: trusts that clocks run at nearly the same rate and
+    /// do not stop. Where there is no valid lease, as linearizable.
     Lease = 2,
 }
 impl ReadMode {
@@ -3646,6 +3646,10 @@ pub struct Read {
     pub query: ::prost::bytes::Bytes,
     #[prost(enumeration = "ReadMode", tag = "2")]
     pub mode: i32,
+    /// A node that knows of another leader answers NotLeader instead of asking that one how far to read. Meant for reads by
+    /// lease.
+    #[prost(bool, tag = "3")]
+    pub at_leader: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ResponseBatch {

@@ -159,10 +159,13 @@ async fn answer(service: Arc<dyn NodeService>, request: v1::Request) -> Answered
             Ok(()) => service.propose(propose.command, propose.forwarded).await.map(reply_to_wire).map(Outcome::Reply),
             Err(error) => Err(error),
         },
-        Some(Op::Read(read)) => match mode_from_wire(read.mode) {
-            Ok(mode) => service.read(read.query, mode).await.map(reply_to_wire).map(Outcome::Reply),
-            Err(error) => Err(ClientError::malformed(error.to_string())),
-        },
+        Some(Op::Read(read)) => {
+            let mode = mode_from_wire(read.mode).map_err(|error| ClientError::malformed(error.to_string()));
+            match mode.and_then(|mode| if read.at_leader { service.check_leads().map(|()| mode) } else { Ok(mode) }) {
+                Ok(mode) => service.read(read.query, mode).await.map(reply_to_wire).map(Outcome::Reply),
+                Err(error) => Err(error),
+            }
+        }
         Some(Op::Status(_)) => Ok(Outcome::Status(status_to_wire(service.status()))),
         Some(Op::Operation(operation)) => match operation_from_wire(operation) {
             Ok((operation, forwarded)) => {

@@ -314,7 +314,7 @@ impl World {
         let id = self.clients.read(&mut self.rng);
         self.trace.note(node, What::Asked, &[id]);
         self.note_asked(id, node);
-        self.give(node, Input::Read { id })?;
+        self.give(node, Input::Read { id, by_lease: true })?;
         Ok(id)
     }
 

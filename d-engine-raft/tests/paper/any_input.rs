@@ -196,7 +196,7 @@ fn take(node: &mut Node, step: Step, last: &mut Option<(NodeId, Message)>) {
             return;
         }
         Step::Propose => Input::Propose { id: 1, command: Bytes::from_static(b"x") },
-        Step::Read => Input::Read { id: 2 },
+        Step::Read => Input::Read { id: 2, by_lease: true },
         Step::Transfer(to) => Input::Transfer { id: 3, to },
         Step::Change(change) => Input::ChangeMembership { id: 4, base: None, change },
         Step::NotSent(to, session, fitting) => Input::NotSent { to, session, fitting },

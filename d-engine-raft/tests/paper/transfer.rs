@@ -18,7 +18,7 @@ fn a_leader_that_hands_over_takes_no_proposals_and_goes_on_reading() {
     let mut node = Node::leader(3, &[]);
     transfer(&mut node, 2);
     assert_eq!(node.propose(5).rejections(), [&Rejection::HandingOver]);
-    node.input(Input::Read { id: 6 });
+    node.input(Input::Read { id: 6, by_lease: false });
     assert_eq!(node.accepts(2, 2).answers(), [&Answer::ReadReady { id: 6, index: 2 }]);
 }
 
@@ -125,7 +125,7 @@ fn a_leader_with_a_full_disk_hands_over_and_refuses_writes_with_the_cause() {
     let words = "the disk of the leader is full: 12 bytes left on /data. Reads go on; writes are taken again once there is space";
     assert_eq!(node.propose(1).refusals(), [words]);
     assert_eq!(node.change(2, d_engine_raft::Change::Remove { node: 3 }).refusals(), [words]);
-    node.input(Input::Read { id: 3 });
+    node.input(Input::Read { id: 3, by_lease: false });
     assert!(matches!(node.accepts(2, 2).answers()[..], [Answer::ReadReady { id: 3, index: 2 }]));
     assert_eq!(node.status().full.as_deref(), Some("12 bytes left on /data"));
     node.input(Input::StorageFreed);
@@ -151,12 +151,12 @@ fn a_node_with_a_full_disk_does_not_campaign() {
 #[test]
 fn a_node_whose_disk_failed_takes_no_part_and_says_why() {
     let mut node = Node::leader(3, &[]);
-    node.input(Input::Read { id: 1 });
+    node.input(Input::Read { id: 1, by_lease: false });
     let out = node.input(Input::StorageFailed { why: "sync of /data failed".into() });
     assert_eq!(out.rejections().len(), 1, "whoever waited is told");
     let words = ["this node does not take part: sync of /data failed"];
     assert_eq!(node.propose(2).refusals(), words);
-    assert_eq!(node.input(Input::Read { id: 3 }).refusals(), words);
+    assert_eq!(node.input(Input::Read { id: 3, by_lease: false }).refusals(), words);
     assert_eq!(node.change(4, d_engine_raft::Change::Remove { node: 3 }).refusals(), words);
     assert_eq!(transfer(&mut node, 2).refusals(), words);
     assert_eq!(node.ask_vote(2, 9, id(9, 9)).0.len() + node.append(2, 9, append(id(9, 9), &[], 9)).0.len(), 0);

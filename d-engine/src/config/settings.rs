@@ -155,7 +155,13 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting!(raft.election_timeout_min_ms, number, plain, "lower bound of election timeouts; equal on every member"),
     setting!(raft.election_timeout_max_ms, number, plain, "upper bound of election timeouts"),
     setting!(raft.heartbeat_interval_ms, number, plain, "time between heartbeats of an idle leader"),
-    setting!(raft.clock_drift_ppm, number, plain, "assumed bound of the difference between two clocks' rates"),
+    setting!(
+        raft.clock_drift_ppm,
+        number,
+        plain,
+        "bound of the difference of two clocks' rates; equal on every member"
+    ),
+    setting!(raft.lease_reads, boolean, plain, "let a leader answer reads that ask for it by its lease"),
     setting!(raft.max_inflight_messages, number, plain, "messages under way to one follower"),
     setting!(raft.max_inflight_bytes, number, plain, "bytes of entries under way to one follower"),
     setting!(raft.max_message_bytes, number, plain, "bytes of entries in one message"),

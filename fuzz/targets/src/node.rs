@@ -99,7 +99,7 @@ impl Node {
                 return;
             }
             220..228 => Input::Propose { id: 1, command: Bytes::from_static(b"x") },
-            228..234 => Input::Read { id: 2 },
+            228..234 => Input::Read { id: 2, by_lease: false },
             234..238 => Input::Transfer { id: 3, to: source.number() },
             238..242 => {
                 let fitting = source.flag().then(|| source.number());
