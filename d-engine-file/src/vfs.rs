@@ -199,8 +199,26 @@ impl VfsLock for NoLock {}
 #[derive(Debug)]
 struct OsFile(File);
 
+/// The kernel reads ahead this much by itself; a longer read would wait for the disk once for each such piece.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const READ_AHEAD_BYTES: usize = 128 << 10;
+
+impl OsFile {
+    /// Asks for all bytes of a long read at once. Advice only: without it the read is as right, and slower.
+    fn advise(&self, offset: u64, len: usize) {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if len > READ_AHEAD_BYTES {
+            let len = std::num::NonZeroU64::new(len as u64);
+            let _ = rustix::fs::fadvise(&self.0, offset, len, rustix::fs::Advice::WillNeed);
+        }
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let _ = (offset, len);
+    }
+}
+
 impl VfsFile for OsFile {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.advise(offset, buffer.len());
         self.0.read_exact_at(buffer, offset)
     }
 

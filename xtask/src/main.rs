@@ -7,6 +7,7 @@
 mod bench;
 mod codegen;
 mod fuzz;
+mod libclang;
 mod process;
 mod tests_log;
 mod verify;

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::libclang;
 use crate::process::{self, duration};
 use crate::tests_log::TestsLog;
 use crate::{Failed, cargo_path, root};
 
-mod libclang;
 mod rocksdb;
 
 /// Lines of a log that are printed when its step fails.

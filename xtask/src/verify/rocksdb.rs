@@ -3,7 +3,8 @@
 //! They have a target directory of their own, and always the same packages with the same features: so RocksDB is compiled
 //! once, and not again when the choice of features around it changes.
 
-use super::{CLIPPY, Probe, Step, TIMED, Tool, Work, libclang, minutes};
+use super::{CLIPPY, Probe, Step, TIMED, Tool, Work, minutes};
+use crate::libclang;
 
 const FOR_ROCKSDB: Tool = Tool { probe: Probe::Asks(libclang::is_ready), install: libclang::INSTALL };
 
