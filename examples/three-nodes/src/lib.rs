@@ -105,9 +105,12 @@ pub async fn one_stops_and_catches_up<L: StorageEngine, D: KvStore>(
 
 /// Writes again until the write is acknowledged. During an election a write may be refused, or its fate be unknown;
 /// this one may be repeated, because it sets the same value.
-async fn write_through(client: &Client, key: &'static str, value: &'static str) -> Result<()> {
+///
+/// # Errors
+/// If ten attempts failed.
+pub async fn write_through(client: &Client, key: &str, value: &str) -> Result<()> {
     for _ in 0..10 {
-        if client.put(key, value).await.is_ok() {
+        if client.put(key.to_owned(), value.to_owned()).await.is_ok() {
             return Ok(());
         }
     }

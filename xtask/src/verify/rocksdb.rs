@@ -17,6 +17,7 @@ macro_rules! cargo {
             "--package=d-engine",
             "--package=d-engine-cli",
             "--package=d-engine-rocksdb",
+            "--package=mixed-cluster",
             "--package=rocksdb-cluster",
             "--package=three-nodes-standalone",
             "--features=d-engine/rocksdb,d-engine-cli/rocksdb,d-engine-cli/sled,three-nodes-standalone/rocksdb",
@@ -76,6 +77,7 @@ pub(super) const STEPS: &[Step] = &[
         limit: minutes(5),
         work: Work::OnRocksdb(&Work::Programs(&[
             &["rocksdb-cluster"],
+            &["mixed-cluster"],
             &["three-nodes-standalone", "--check", "--engine", "rocksdb"],
         ])),
     },
