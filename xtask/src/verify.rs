@@ -178,6 +178,7 @@ const STEPS: &[Step] = &[
             &["custom-storage-engine"],
             &["three-nodes-embedded"],
             &["grow-one-to-three"],
+            &["recipes"],
             &["sled-cluster"],
             &["three-nodes-standalone", "--check", "--engine", "file"],
             &["three-nodes-standalone", "--check", "--engine", "mem"],
