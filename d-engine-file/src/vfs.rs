@@ -18,6 +18,9 @@ pub trait VfsFile: Debug + Send + Sync {
     /// Fills `buffer` from `offset`; a file that ends before is an `UnexpectedEof`.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
+    /// Says that these bytes are read soon, so that the disk may fetch them all at once. Advice only.
+    fn will_read(&self, _offset: u64, _len: u64) {}
+
     /// Writes all of `data` at `offset`. Durable only after [`VfsFile::sync_data`].
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
 
@@ -199,27 +202,15 @@ impl VfsLock for NoLock {}
 #[derive(Debug)]
 struct OsFile(File);
 
-/// The kernel reads ahead this much by itself; a longer read would wait for the disk once for each such piece.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const READ_AHEAD_BYTES: usize = 128 << 10;
-
-impl OsFile {
-    /// Asks for all bytes of a long read at once. Advice only: without it the read is as right, and slower.
-    fn advise(&self, offset: u64, len: usize) {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        if len > READ_AHEAD_BYTES {
-            let len = std::num::NonZeroU64::new(len as u64);
-            let _ = rustix::fs::fadvise(&self.0, offset, len, rustix::fs::Advice::WillNeed);
-        }
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        let _ = (offset, len);
-    }
-}
-
 impl VfsFile for OsFile {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.advise(offset, buffer.len());
         self.0.read_exact_at(buffer, offset)
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn will_read(&self, offset: u64, len: u64) {
+        let len = std::num::NonZeroU64::new(len);
+        let _ = rustix::fs::fadvise(&self.0, offset, len, rustix::fs::Advice::WillNeed);
     }
 
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
