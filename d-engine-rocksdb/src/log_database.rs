@@ -152,6 +152,7 @@ impl Drop for LogDatabase {
         // Nobody is left to be told; what was synced is found again from the write-ahead log.
         if let Ok(mut writer) = self.writer() {
             let _ = writer.flush(true);
+            manifest::note_synced(&self.own);
         }
     }
 }

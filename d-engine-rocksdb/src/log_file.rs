@@ -6,11 +6,12 @@
 //! later batch proves that it had been durable; else it is a torn tail and cut.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use d_engine_core::{Error, Result};
 
-use crate::log_format::{Fragment, Unsound, from_bad_place, whole_records};
+use crate::log_format::{BLOCK, Fragment, Unsound, from_bad_place, whole_records};
 
 /// In a batch, what stands only in the log: tag and length, then the evidence.
 const LOG_DATA: [u8; 2] = [3, Evidence::LEN as u8];
@@ -100,19 +101,18 @@ pub(crate) fn cut_torn_tail(dir: &Path) -> Result<()> {
 /// # Errors
 /// `Corrupt` if something is.
 pub(crate) fn check_beginning(dir: &Path, in_files: u64) -> Result<()> {
-    for path in log_files(dir)? {
-        let bytes = read(&path)?;
-        let says = Fragment::read(&bytes, 0).and_then(BatchHead::read).and_then(|batch| batch.says);
-        let Some(Evidence { base, .. }) = says else { continue };
-        if base <= in_files {
-            return Ok(());
-        }
-        return Err(Error::corrupt(format!(
+    let Some(path) = log_files(dir)?.into_iter().next() else { return Ok(()) };
+    let mut bytes = Vec::new();
+    let reading = |error| Error::io(format!("reading the beginning of {}", path.display()), error);
+    File::open(&path).and_then(|file| file.take(BLOCK as u64).read_to_end(&mut bytes)).map_err(reading)?;
+    let says = Fragment::read(&bytes, 0).and_then(BatchHead::read).and_then(|batch| batch.says);
+    match says {
+        Some(Evidence { base, .. }) if base > in_files => Err(Error::corrupt(format!(
             "{} follows write {base}, and the files before it end at {in_files}; remove this node, and let it rejoin empty",
             path.display()
-        )));
+        ))),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Removes files of the write-ahead log in which nothing is. RocksDB would open them again only to give their space back,
@@ -172,8 +172,8 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log_format::HEADER;
     use crate::log_format::written::Written;
-    use crate::log_format::{BLOCK, HEADER};
 
     impl Written {
         fn batch(&mut self, sequence: u64, durable: u64, len: usize) {

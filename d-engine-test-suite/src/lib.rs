@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod crash;
+pub mod directory;
 mod entries;
 pub mod kv_store_test;
 mod law;
