@@ -4,6 +4,7 @@
 //! the rounds of all logs alternate in one process. What cannot be built or ended is a line that says why, never a
 //! figure. Everything is written below one directory, which goes at the end.
 
+pub(crate) mod cluster;
 mod machine;
 mod report;
 

@@ -84,6 +84,10 @@ enum Task {
 enum Bench {
     /// Storage: the logs beside the device and beside others, the key-value stores
     Storage(bench::Storage),
+    /// Three nodes under load, called in process
+    Embedded(bench::cluster::Cluster),
+    /// Three nodes under load, called through a client over gRPC
+    Grpc(bench::cluster::Cluster),
 }
 
 fn main() -> ExitCode {
@@ -98,6 +102,8 @@ fn main() -> ExitCode {
         // With debug assertions, which notice some breaches before they do harm.
         Task::Mutants { arguments } => raft_example("mutants", &[], &arguments),
         Task::Bench(Bench::Storage(arguments)) => bench::storage(&arguments),
+        Task::Bench(Bench::Embedded(arguments)) => bench::cluster::cluster("embedded", &arguments),
+        Task::Bench(Bench::Grpc(arguments)) => bench::cluster::cluster("grpc", &arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
