@@ -309,7 +309,7 @@ mod tests {
             let mut log = second_batch_at(left);
             let kept = log.0.clone();
             log.batch(2, 1, 100);
-            for end in kept.len() + 1..log.0.len() {
+            for end in (kept.len() + 1..log.0.len()).step_by(7) {
                 let [cut] = &cut(&[("000004.log", &log.0[..end])]).unwrap()[..] else { panic!("one file") };
                 // The unused end of a block may stay.
                 assert!(cut.len() >= kept.len() && cut.len() < kept.len() + HEADER, "{left} left, torn at {end}");

@@ -174,11 +174,16 @@ impl RocksLogStore {
 
     /// Entries of the range; ends early once `max_bytes` are reached, but not before the first.
     fn read(&self, range: RangeInclusive<u64>, max_bytes: usize) -> Result<Vec<Entry>> {
+        self.undisturbed(|view| self.read_view(view, &range, max_bytes))
+    }
+
+    /// What `look` finds in a view from which no files have gone meanwhile.
+    fn undisturbed<T>(&self, look: impl Fn(&View<'_>) -> Result<T>) -> Result<T> {
         loop {
             let moves = self.moves.load(Ordering::SeqCst);
-            let read = self.read_view(&self.view(), &range, max_bytes);
+            let found = look(&self.view());
             if self.moves.load(Ordering::SeqCst) == moves {
-                return read;
+                return found;
             }
         }
     }
@@ -367,6 +372,7 @@ impl LogStore for RocksLogStore {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::sync::atomic::AtomicBool;
 
     use d_engine_core::{EntryKind, StorageEngine};
@@ -417,6 +423,24 @@ mod tests {
         assert_eq!((log.last_index(), log.purged()), (3, LogId::default()));
         assert_eq!(log.get_entries(1..=99).await.unwrap().len(), 3);
         assert_eq!(log.entry(4).await.unwrap(), None);
+    }
+
+    #[test]
+    fn a_read_under_way_while_the_beginning_moves_begins_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = RocksStorageEngine::open(dir.path()).unwrap().log_store();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(log.persist_entries(entries(1..=9, 1))).unwrap();
+        let begun = Cell::new(0);
+        let read = log.undisturbed(|view| {
+            begun.set(begun.get() + 1);
+            if begun.get() == 1 {
+                runtime.block_on(log.purge(LogId::new(1, 5)))?;
+            }
+            log.read_view(view, &(3..=9), usize::MAX)
+        });
+        assert!(matches!(read, Err(Error::Compacted { first: 6 })), "{read:?}");
+        assert_eq!(begun.get(), 2);
     }
 
     #[test]
