@@ -2,6 +2,7 @@
 
 mod crash;
 mod entries;
+pub mod history;
 pub mod kv_store_test;
 mod law;
 mod macros;
