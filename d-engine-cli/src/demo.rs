@@ -4,6 +4,7 @@
 //! the end every acknowledged write must be there, every watch must have told every change once and in order, and the three
 //! replicas must hold the same state.
 
+mod history;
 mod load;
 mod progress;
 mod report;
@@ -17,6 +18,7 @@ use tokio::time::sleep;
 
 use crate::output::{Failure, print_error};
 use crate::processes::{PATIENCE, Processes};
+use history::History;
 use load::Load;
 use progress::Progress;
 use report::{Kept, Report};
@@ -25,6 +27,8 @@ use watches::Watches;
 const NODES: u64 = 3;
 /// Load before the kill, and after service has returned.
 const LOAD_AROUND_KILL: Duration = Duration::from_millis(1500);
+/// Contradictions in the history that are shown in full.
+const HISTORY_EXAMPLES: usize = 3;
 /// Quiet time over which idle CPU is measured.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -151,6 +155,7 @@ async fn kill_under_load(
 ) -> Result<u64, String> {
     let doomed = processes.leader(client).await?;
     let watches = Watches::begin(client, NODES).await?;
+    let history = History::begin(client);
     let overwriting = load.overwrite();
     sleep(LOAD_AROUND_KILL).await;
     let kill = Instant::now();
@@ -171,6 +176,15 @@ async fn kill_under_load(
     report.acked_writes = load.acked();
     report.unknown_writes = load.unknown();
     progress.say(format!("writes are accepted again after {} ms", report.failover_ms.unwrap_or_default()));
+    let checked = history.end().await?;
+    progress.say(format!(
+        "{} operations of contending clients, {} of them inexplicable",
+        checked.operations,
+        checked.wrong.len()
+    ));
+    report.history = Some(checked.operations);
+    report.not_linearizable = checked.wrong.len() as u64;
+    report.examples.extend(checked.wrong.into_iter().take(HISTORY_EXAMPLES));
     let watched = watches.end(client).await?;
     progress.say(format!("{} watches were told {} changes, {} of them wrong", NODES, watched.told, watched.wrong));
     report.watched = Some(watched.told);

@@ -19,6 +19,8 @@ fn a_small_demo_finds_everything_right() {
     assert_eq!((&found["nodes"], &found["lost_writes"], &found["wrong_reads"]), (&3.into(), &0.into(), &0.into()));
     assert_eq!((&found["digests_equal"], &found["wrong_events"]), (&true.into(), &0.into()), "{ran:?}");
     assert!(found["watched_events"].as_u64().unwrap() > 0, "{ran:?}");
+    assert!(found["history_operations"].as_u64().unwrap() > 100, "{ran:?}");
+    assert_eq!(found["not_linearizable"], 0, "{ran:?}");
     assert!(found["kept"].is_null(), "{ran:?}");
     assert!(found["acked_writes"].as_u64().unwrap() >= 2200, "{ran:?}");
     for measured in ["failover_ms", "writes_per_s", "reads_per_s", "unknown_writes", "election_timeout_max_ms"] {
@@ -35,7 +37,7 @@ fn a_kept_cluster_goes_on_and_says_how_to_talk_to_it_and_to_end_it() {
     let pids: Vec<u32> =
         found["kept"]["pids"].as_array().unwrap().iter().map(|pid| pid.as_u64().unwrap() as u32).collect();
     let endpoints = found["kept"]["endpoints"].as_str().unwrap();
-    let counted = run(&["range", "--count", "--endpoints", endpoints]);
+    let counted = run(&["range", "demo/", "--count", "--endpoints", endpoints]);
     let end: Vec<String> = ["-TERM".to_owned()].into_iter().chain(pids.iter().map(u32::to_string)).collect();
     assert!(std::process::Command::new("kill").args(&end).status().unwrap().success());
     eventually("the nodes have ended", || pids.iter().all(|pid| !is_alive(*pid)));

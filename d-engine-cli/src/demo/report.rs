@@ -27,6 +27,10 @@ pub(super) struct Report {
     pub(super) watched: Option<u64>,
     /// Changes that a watch was told twice, not at all, or out of order.
     pub(super) wrong_events: u64,
+    /// Operations of the history that was checked; `None`: none was.
+    pub(super) history: Option<u64>,
+    /// Contradictions that no order of the history explains.
+    pub(super) not_linearizable: u64,
     /// What stays when the demo has ended.
     pub(super) kept: Option<Kept>,
     /// Some of the lost writes, wrong reads and wrong events in words.
@@ -50,12 +54,17 @@ impl Report {
             && self.lost_writes == 0
             && self.wrong_reads == 0
             && self.watches_right()
+            && self.is_linearizable()
             && self.digests_equal
     }
 
     /// Every watch was told everything once and in order.
     fn watches_right(&self) -> bool {
         self.watched.is_some() && self.wrong_events == 0
+    }
+
+    fn is_linearizable(&self) -> bool {
+        self.history.is_some() && self.not_linearizable == 0
     }
 
     /// Why it is not [`ok`](Report::ok).
@@ -66,6 +75,9 @@ impl Report {
         }
         if self.wrong_reads > 0 {
             reasons.push(format!("{} reads were wrong", self.wrong_reads));
+        }
+        if self.not_linearizable > 0 {
+            reasons.push(format!("the history is not shown linearizable, for {} reasons", self.not_linearizable));
         }
         if self.wrong_events > 0 {
             reasons.push(format!("watches were told {} changes twice, too late or not at all", self.wrong_events));
@@ -92,6 +104,8 @@ impl Report {
             "reads_per_s": self.reads_per_s,
             "watched_events": self.watched,
             "wrong_events": self.wrong_events,
+            "history_operations": self.history,
+            "not_linearizable": self.not_linearizable,
             "digests_equal": self.digests_equal,
             "idle_cpu_percent": tenths,
             "rss_mib": self.rss_mib,
@@ -120,6 +134,7 @@ impl Report {
             ),
             ("restart until caught up", millis(self.caught_up_ms)),
             ("watches across the leader's death", self.watches()),
+            ("history of contending clients", self.linearizability()),
             ("state digests of the replicas", if self.digests_equal { "equal" } else { "NOT SHOWN EQUAL" }.to_owned()),
             ("idle CPU per node", self.idle_cpu()),
             ("memory per node", self.rss()),
@@ -127,6 +142,16 @@ impl Report {
         ];
         print("");
         print_table(&["WHAT", "FOUND"], &rows.map(|(what, found)| vec![what.to_owned(), found]));
+    }
+
+    fn linearizability(&self) -> String {
+        match self.history {
+            None => "NOT CHECKED".to_owned(),
+            Some(operations) if self.not_linearizable == 0 => {
+                format!("{} operations, linearizable", thousands(operations))
+            }
+            Some(_) => "NOT LINEARIZABLE".to_owned(),
+        }
     }
 
     fn watches(&self) -> String {
@@ -200,12 +225,20 @@ mod tests {
 
     #[test]
     fn only_correctness_decides() {
-        let right = || Report { digests_equal: true, watched: Some(1), failover_ms: Some(60_000), ..Report::new(3) };
+        let right = || Report {
+            digests_equal: true,
+            watched: Some(1),
+            history: Some(1),
+            failover_ms: Some(60_000),
+            ..Report::new(3)
+        };
         assert!(right().ok());
         assert!(!Report { lost_writes: 1, ..right() }.ok());
         assert!(!Report { wrong_reads: 1, ..right() }.ok());
         assert!(!Report { wrong_events: 1, ..right() }.ok());
         assert!(!Report { watched: None, ..right() }.ok());
+        assert!(!Report { not_linearizable: 1, ..right() }.ok());
+        assert!(!Report { history: None, ..right() }.ok());
         assert!(Report::new(3).reasons().contains("different states"));
         let mut cut_short = right();
         cut_short.fail("interrupted".to_owned());
