@@ -12,6 +12,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::process::{self, duration};
+use crate::python;
 use crate::tests_log::TestsLog;
 use crate::{Failed, cargo_path, root};
 
@@ -72,6 +73,8 @@ enum Probe {
 const RUSTFMT: Tool = Tool { probe: Probe::Cargo(&["fmt", "--version"]), install: "rustup component add rustfmt" };
 const CLIPPY: Tool = Tool { probe: Probe::Cargo(&["clippy", "--version"]), install: "rustup component add clippy" };
 const CPLUSPLUS: Tool = Tool { probe: Probe::Asks(cplusplus), install: "apt-get install g++" };
+
+const GRPC_IN_PYTHON: Tool = Tool { probe: Probe::Asks(python::is_there), install: python::INSTALL };
 
 /// Whether libFuzzer's own sources can be compiled.
 fn cplusplus() -> bool {
@@ -192,6 +195,14 @@ const STEPS: &[Step] = &[
         tool: None,
         limit: minutes(10),
         work: Work::Programs(&[&["d-engine", "demo", "--json"]]),
+    },
+    Step {
+        name: "python",
+        title: "a client in Python, from proto/ alone, across kill -9 of the leader",
+        needs: &["build"],
+        tool: Some(GRPC_IN_PYTHON),
+        limit: minutes(5),
+        work: Work::Xtask(&["python"]),
     },
     Step {
         name: "timed",
