@@ -3,6 +3,7 @@
 mod crash;
 pub mod directory;
 mod entries;
+pub mod history;
 pub mod kv_store_test;
 mod law;
 mod macros;

@@ -1,5 +1,5 @@
 //! Development commands of d-engine: `cargo verify`, `cargo xtask fix`, `codegen`, `simulate`, `mutants`, `explore`,
-//! `fuzz`, `bench`.
+//! `fuzz`, `python`, `bench`.
 //!
 //! `verify` judges the tree and never writes to it; `fix` and `codegen` write.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks on its standard streams")]
@@ -9,6 +9,7 @@ mod codegen;
 mod fuzz;
 mod libclang;
 mod process;
+mod python;
 mod tests_log;
 mod verify;
 
@@ -61,6 +62,8 @@ enum Task {
         #[arg(long)]
         seed: Option<u32>,
     },
+    /// Checks the Python client against the debug build of the binary
+    Python,
     #[command(disable_help_flag = true)]
     /// Looks at every state that a small cluster can reach, as in `explore` or `explore --crashes 1 --messages 2`
     Explore {
@@ -98,6 +101,7 @@ fn main() -> ExitCode {
         Task::Codegen { check } => codegen::codegen(check).map_err(Failed::Because),
         Task::Simulate { arguments } => raft_example("simulate", &["--release"], &arguments),
         Task::Fuzz { target, seconds, seed } => fuzz::fuzz(target.as_deref(), seconds, seed),
+        Task::Python => python::check(),
         Task::Explore { arguments } => raft_example("explore", &["--release"], &arguments),
         // With debug assertions, which notice some breaches before they do harm.
         Task::Mutants { arguments } => raft_example("mutants", &[], &arguments),

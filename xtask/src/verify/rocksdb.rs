@@ -6,7 +6,7 @@
 use super::{CLIPPY, Probe, Step, TIMED, Tool, Work, minutes};
 use crate::libclang;
 
-const FOR_ROCKSDB: Tool = Tool { probe: Probe::Asks(libclang::is_ready), install: libclang::INSTALL };
+const FOR_ROCKSDB: Tool = Tool { probe: Probe::Asks(libclang::is_ready), install: libclang::INSTALL, in_ci: true };
 
 /// Cargo's arguments for these packages: the command, then what only this step says.
 macro_rules! cargo {
