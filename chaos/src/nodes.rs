@@ -12,8 +12,8 @@ use crate::network::{Id, Network};
 /// Snapshots and purges come often, so that replicas that were away need them.
 const SETTINGS: &[&str] = &[
     "limits.request_timeout_ms=2000",
-    "snapshot.entries=3000",
-    "snapshot.max_entries_behind=500",
+    "snapshot.entries=20000",
+    "snapshot.max_entries_behind=50000",
     "storage.segment_bytes_max=1048576",
     "storage.tail_bytes=262144",
 ];
