@@ -33,6 +33,7 @@ use load::Book;
 use network::Network;
 use nodes::Nodes;
 use report::Report;
+use schedule::Kind;
 use watching::Told;
 
 /// Steps that the search for an order may take, for one key.
@@ -62,6 +63,9 @@ struct Arguments {
     /// Goes on until so many faults were carried out
     #[arg(long, default_value_t = 0)]
     faults: u64,
+    /// Leaves directories and membership as they are: no replaced, removed or added nodes
+    #[arg(long)]
+    keep_members: bool,
     /// Prints one JSON object instead of the table
     #[arg(long)]
     json: bool,
@@ -174,6 +178,9 @@ async fn run(arguments: &Arguments, seed: u64, directory: &Path, report: &mut Re
 /// One round of faults.
 async fn round(cluster: &mut Cluster, rng: &mut Rng, arguments: &Arguments, report: &mut Report) -> Result<(), String> {
     for fault in schedule::round(rng, arguments.nodes) {
+        if arguments.keep_members && matches!(fault.kind, Kind::Replace | Kind::Readd) {
+            continue;
+        }
         let done = cluster.carry_out(&fault).await.map_err(|why| format!("{fault}: {why}"))?;
         let (carried_out, refused) = report.faults.entry(format!("{:?}", fault.kind).to_lowercase()).or_default();
         *(if done { carried_out } else { refused }) += 1;
