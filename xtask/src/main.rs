@@ -1,5 +1,5 @@
 //! Development commands of d-engine: `cargo verify`, `cargo xtask fix`, `codegen`, `simulate`, `mutants`, `explore`,
-//! `fuzz`, `python`, `bench`.
+//! `fuzz`, `python`, `chaos`, `bench`.
 //!
 //! `verify` judges the tree and never writes to it; `fix` and `codegen` write.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks on its standard streams")]
@@ -78,6 +78,13 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    #[command(disable_help_flag = true)]
+    /// Runs real processes under random faults and checks every answer, as in `chaos --minutes 30 --nodes 5`
+    Chaos {
+        /// Goes to the program of the crate d-engine-chaos; --help lists its flags
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Measures and compares; for a quiet machine
     #[command(subcommand)]
     Bench(Bench),
@@ -105,6 +112,7 @@ fn main() -> ExitCode {
         Task::Explore { arguments } => raft_example("explore", &["--release"], &arguments),
         // With debug assertions, which notice some breaches before they do harm.
         Task::Mutants { arguments } => raft_example("mutants", &[], &arguments),
+        Task::Chaos { arguments } => chaos(&arguments),
         Task::Bench(Bench::Storage(arguments)) => bench::storage(&arguments),
         Task::Bench(Bench::Embedded(arguments)) => bench::cluster::cluster("embedded", &arguments),
         Task::Bench(Bench::Grpc(arguments)) => bench::cluster::cluster("grpc", &arguments),
@@ -140,6 +148,17 @@ fn raft_example(example: &str, profile: &[&str], arguments: &[String]) -> Result
     let run: Vec<_> = run.chain(arguments.iter().map(String::as_str)).collect();
     // What it found, or what is wrong with its arguments, it has said itself.
     cargo(&run).map_err(|_| Failed::Reported)
+}
+
+/// Runs the chaos of processes, with debug assertions in them. It finds the binary beside itself.
+fn chaos(arguments: &[String]) -> Result<(), Failed> {
+    cargo(&["build", "--quiet", "-p", "d-engine-cli", "-p", "d-engine-chaos"])?;
+    let because = |error: std::io::Error| Failed::Because(format!("could not start chaos: {error}"));
+    // Cargo has put both programs beside this one.
+    let program = std::env::current_exe().map_err(because)?.with_file_name("chaos");
+    let status = Command::new(program).args(arguments).stdin(Stdio::null()).status().map_err(because)?;
+    // What it found, it has said itself.
+    if status.success() { Ok(()) } else { Err(Failed::Reported) }
 }
 
 /// Runs cargo in the workspace with this process's own streams.
