@@ -1,30 +1,34 @@
 //! demo: three real processes on this machine, and every answer checked.
 //!
-//! Writes, overwrites, linearizable reads, kill -9 of the leader under load, failover, catch-up; at the end every
-//! acknowledged write must be there and the three replicas must hold the same state.
+//! Writes, overwrites, linearizable reads, watches on every node, kill -9 of the leader under load, failover, catch-up; at
+//! the end every acknowledged write must be there, every watch must have told every change once and in order, and the three
+//! replicas must hold the same state.
 
+mod history;
 mod load;
-mod processes;
 mod progress;
 mod report;
+mod watches;
 
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use d_engine_net::{Client, ClientOptions, Digest, NodeStatus};
+use d_engine_net::{Client, ClientOptions, Digest};
 use tokio::time::sleep;
 
-use crate::output::Failure;
+use crate::output::{Failure, print_error};
+use crate::processes::{PATIENCE, Processes};
+use history::History;
 use load::Load;
-use processes::Processes;
 use progress::Progress;
-use report::Report;
+use report::{Kept, Report};
+use watches::Watches;
 
 const NODES: u64 = 3;
-/// How long anything that should take a moment may take before it counts as failed.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Load before the kill, and after service has returned.
 const LOAD_AROUND_KILL: Duration = Duration::from_millis(1500);
+/// Contradictions in the history that are shown in full.
+const HISTORY_EXAMPLES: usize = 3;
 /// Quiet time over which idle CPU is measured.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -42,11 +46,16 @@ pub(crate) struct Demo {
     /// Requests under way at a time
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     tasks: u32,
+    /// Leaves the cluster running, and its files, when everything was right
+    #[arg(long)]
+    keep: bool,
 }
 
-/// Runs the demo to its end, or until it is interrupted; either way no process and no file stays behind.
+/// Runs the demo to its end, or until it is interrupted; either way no process and no file stays behind, unless they are to be
+/// kept and everything was right.
 pub(crate) async fn demo(arguments: Demo) -> Result<(), Failure> {
-    let mut processes = Processes::new(NODES).map_err(|why| Failure::new(why).next("d-engine demo"))?;
+    let mut processes =
+        Processes::temporary(NODES, arguments.keep).map_err(|why| Failure::new(why).next("d-engine demo"))?;
     let mut report = Report::new(NODES);
     let ended = tokio::select! {
         ended = run(&arguments, &mut processes, &mut report) => ended,
@@ -56,11 +65,20 @@ pub(crate) async fn demo(arguments: Demo) -> Result<(), Failure> {
         report.fail(why);
     }
     let logs = if report.ok() { String::new() } else { processes.log_tails() };
-    drop(processes);
+    let kept = arguments.keep && report.ok();
+    if kept {
+        report.kept = Some(Kept::of(&processes));
+        processes.keep();
+    } else {
+        drop(processes);
+    }
     if arguments.json {
         report.print_json()
     } else {
         report.print_table()
+    }
+    if let Some(kept) = &report.kept {
+        kept.how_to_go_on().iter().for_each(print_error);
     }
     if report.ok() {
         return Ok(());
@@ -74,7 +92,7 @@ async fn run(arguments: &Demo, processes: &mut Processes, report: &mut Report) -
     let client = Client::with_options(processes.addresses(), ClientOptions::default().timeout(Duration::from_secs(5)))
         .map_err(|error| error.to_string())?;
     let started = Instant::now();
-    let leader = leader(&client, processes).await?;
+    let leader = processes.leader(&client).await?;
     progress.say(format!("three processes; node {leader} leads after {} ms", started.elapsed().as_millis()));
 
     let mut load = Load::new(client.clone(), arguments.keys, arguments.value_size, arguments.tasks);
@@ -84,35 +102,6 @@ async fn run(arguments: &Demo, processes: &mut Processes, report: &mut Report) -
     let killed = kill_under_load(&client, processes, &mut load, &progress, report).await?;
     catch_up(killed, &client, processes, &progress, report).await?;
     read(&mut load, "check", &progress, report).await
-}
-
-/// The node that leads, once every node that runs agrees on it.
-async fn leader(client: &Client, processes: &mut Processes) -> Result<u64, String> {
-    let started = Instant::now();
-    loop {
-        let leaders: Vec<Option<u64>> =
-            statuses(client, processes).await.iter().map(|status| status.as_ref()?.leader).collect();
-        if let Some(Some(leader)) = leaders.first()
-            && leaders.iter().all(|other| *other == Some(*leader))
-        {
-            return Ok(*leader);
-        }
-        processes.all_run()?;
-        if started.elapsed() > PATIENCE {
-            return Err(format!("the nodes agreed on no leader within {} s", PATIENCE.as_secs()));
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// What each running node says about itself.
-async fn statuses(client: &Client, processes: &Processes) -> Vec<Option<NodeStatus>> {
-    let mut statuses = Vec::new();
-    for address in processes.running_addresses() {
-        let asked = tokio::time::timeout(Duration::from_secs(2), client.status_of(&address)).await;
-        statuses.push(asked.ok().and_then(Result::ok));
-    }
-    statuses
 }
 
 async fn write(load: &mut Load, progress: &Progress, report: &mut Report) -> Result<(), String> {
@@ -164,7 +153,9 @@ async fn kill_under_load(
     progress: &Progress,
     report: &mut Report,
 ) -> Result<u64, String> {
-    let doomed = leader(client, processes).await?;
+    let doomed = processes.leader(client).await?;
+    let watches = Watches::begin(client, NODES).await?;
+    let history = History::begin(client);
     let overwriting = load.overwrite();
     sleep(LOAD_AROUND_KILL).await;
     let kill = Instant::now();
@@ -185,6 +176,20 @@ async fn kill_under_load(
     report.acked_writes = load.acked();
     report.unknown_writes = load.unknown();
     progress.say(format!("writes are accepted again after {} ms", report.failover_ms.unwrap_or_default()));
+    let checked = history.end().await?;
+    progress.say(format!(
+        "{} operations of contending clients, {} of them inexplicable",
+        checked.operations,
+        checked.wrong.len()
+    ));
+    report.history = Some(checked.operations);
+    report.not_linearizable = checked.wrong.len() as u64;
+    report.examples.extend(checked.wrong.into_iter().take(HISTORY_EXAMPLES));
+    let watched = watches.end(client).await?;
+    progress.say(format!("{} watches were told {} changes, {} of them wrong", NODES, watched.told, watched.wrong));
+    report.watched = Some(watched.told);
+    report.wrong_events = watched.wrong;
+    report.examples.extend(watched.examples);
     Ok(doomed)
 }
 

@@ -10,8 +10,10 @@ mod lease;
 mod log;
 mod member;
 mod output;
+mod processes;
 mod serve;
 mod txn;
+mod up;
 mod watch;
 
 use std::process::ExitCode;
@@ -76,7 +78,8 @@ enum Command {
     /// Makes snapshots
     #[command(subcommand)]
     Snapshot(member::Snapshot),
-    /// Shows a self-checking cluster of three processes: load, kill -9 of the leader, failover, catch-up
+    Up(up::Up),
+    /// Shows a self-checking cluster of three processes: load, watches, kill -9 of the leader, failover, catch-up
     Demo(demo::Demo),
 }
 
@@ -84,7 +87,7 @@ impl Command {
     /// How its errors are printed.
     fn format(&self) -> Format {
         match self {
-            Self::Serve(_) | Self::Demo(_) => Format::Table,
+            Self::Serve(_) | Self::Up(_) | Self::Demo(_) => Format::Table,
             Self::Put(put) => put.online.output,
             Self::Get(get) => get.online.output,
             Self::Delete(delete) => delete.online.output,
@@ -138,6 +141,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Member(command) => member::member(command).await,
         Command::Leader(command) => member::leader(command).await,
         Command::Snapshot(command) => member::snapshot(command).await,
+        Command::Up(arguments) => up::up(arguments).await,
         Command::Demo(arguments) => demo::demo(arguments).await,
     }
 }

@@ -68,12 +68,26 @@ pub(crate) struct Serve {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-enum Engine {
+pub(crate) enum Engine {
     /// Files in the data directory, synced
     #[default]
     File,
     /// Memory; a restart forgets everything
     Mem,
+}
+
+impl Engine {
+    /// As the flag takes it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Mem => "mem",
+        }
+    }
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::value_variants().iter().copied().find(|engine| engine.name() == name)
+    }
 }
 
 fn setting(text: &str) -> Result<(String, String), String> {

@@ -17,11 +17,34 @@ fn a_small_demo_finds_everything_right() {
     let found: Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!(found["ok"], true, "{ran:?}");
     assert_eq!((&found["nodes"], &found["lost_writes"], &found["wrong_reads"]), (&3.into(), &0.into(), &0.into()));
-    assert_eq!(found["digests_equal"], true);
+    assert_eq!((&found["digests_equal"], &found["wrong_events"]), (&true.into(), &0.into()), "{ran:?}");
+    assert!(found["watched_events"].as_u64().unwrap() > 0, "{ran:?}");
+    assert!(found["history_operations"].as_u64().unwrap() > 100, "{ran:?}");
+    assert_eq!(found["not_linearizable"], 0, "{ran:?}");
+    assert!(found["kept"].is_null(), "{ran:?}");
     assert!(found["acked_writes"].as_u64().unwrap() >= 2200, "{ran:?}");
     for measured in ["failover_ms", "writes_per_s", "reads_per_s", "unknown_writes", "election_timeout_max_ms"] {
         assert!(found[measured].is_u64(), "{measured} in {ran:?}");
     }
+}
+
+#[test]
+fn a_kept_cluster_goes_on_and_says_how_to_talk_to_it_and_to_end_it() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut command = d_engine(&["demo", "--json", "--keep", "--keys", "500"]);
+    let ran: common::Ran = command.env("TMPDIR", temporary.path()).output().unwrap().into();
+    let found: Value = serde_json::from_str(&ran.out).unwrap();
+    let pids: Vec<u32> =
+        found["kept"]["pids"].as_array().unwrap().iter().map(|pid| pid.as_u64().unwrap() as u32).collect();
+    let endpoints = found["kept"]["endpoints"].as_str().unwrap();
+    let counted = run(&["range", "demo/", "--count", "--endpoints", endpoints]);
+    let end: Vec<String> = ["-TERM".to_owned()].into_iter().chain(pids.iter().map(u32::to_string)).collect();
+    assert!(std::process::Command::new("kill").args(&end).status().unwrap().success());
+    eventually("the nodes have ended", || pids.iter().all(|pid| !is_alive(*pid)));
+    assert_eq!((ran.code, pids.len()), (0, 3), "{ran:?}");
+    assert!(counted.ok().contains("500"));
+    assert!(ran.err.contains(&end[1..].join(" ")) && ran.err.contains(endpoints), "{ran:?}");
+    assert!(std::path::Path::new(found["kept"]["directory"].as_str().unwrap()).join("cluster.json").exists());
 }
 
 #[test]

@@ -97,7 +97,7 @@ pub enum KvCommand {
     /// Ends leases whose time is over, and removes their keys. Proposed by the leader; does nothing to a lease that has been
     /// renewed since.
     LeaseExpire {
-        /// The leases with the renewals that the leader has seen.
+        /// The leases as the leader has seen them; one whose time has begun anew since stays.
         leases: Vec<LeaseMark>,
     },
     /// Writes down how much of their time leases have left, for the next leader. Proposed by the leader; does nothing to a

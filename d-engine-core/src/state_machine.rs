@@ -140,6 +140,10 @@ pub trait StateMachine: Send + Sync + 'static {
     fn watch(&self, _request: Bytes, _sink: Box<dyn WatchSink>) -> Result<(), Error> {
         Err(Error::unsupported("this state machine has no watches (StateMachine::watch)"))
     }
+
+    /// This node serves no more, for a while or for good: ends every watch that there is with a reason. Others may begin
+    /// later.
+    fn end_watches(&self) {}
 }
 
 /// A state to be written out as a snapshot while the machine goes on.

@@ -15,8 +15,9 @@ use crate::pack;
 use crate::vfs::VfsFile;
 use crate::wal::WalDir;
 
-/// Bytes that one read from disk asks for at most, unless a single entry is longer.
-const READ_BYTES_MAX: u64 = 4 << 20;
+/// Bytes that one read from disk asks for at most, unless a single entry is longer: while these are decoded, the disk
+/// brings the next ones.
+const READ_BYTES_MAX: u64 = 256 << 10;
 /// Bytes between two entries that are read along rather than skipped by another read.
 const READ_GAP_MAX: u64 = 16 << 10;
 
@@ -73,11 +74,27 @@ impl Plan {
         }
         let on_disk: usize = self.on_disk.iter().map(|run| run.spans.len()).sum();
         let mut entries = Vec::with_capacity(on_disk + self.in_memory.len());
+        self.announce();
         for run in &self.on_disk {
             run.read(wal, &mut entries)?;
         }
         entries.extend(self.in_memory);
         Ok(entries)
+    }
+
+    /// Tells the disk of all that several reads are going to ask for, once for each file. A single read is as good as
+    /// its announcement.
+    fn announce(&self) {
+        if self.on_disk.len() < 2 {
+            return;
+        }
+        for runs in self.on_disk.chunk_by(|one, next| one.sequence == next.sequence) {
+            let places = runs.iter().flat_map(Run::place_on_disk);
+            let (start, end) = places.fold((u64::MAX, 0), |(start, end), (from, to)| (start.min(from), end.max(to)));
+            if let (Some(run), true) = (runs.first(), start < end) {
+                run.file.will_read(start, end - start);
+            }
+        }
     }
 }
 
@@ -104,6 +121,16 @@ impl Run {
         let taken = spans[..most].iter().take_while(|span| budget.takes(span.len as usize)).count();
         let terms = index.runs_of(first, first + taken as u64).to_vec();
         Ok(Self { sequence, file: Arc::clone(file), pack, first, spans: spans[..taken].to_vec(), terms })
+    }
+
+    /// From where to where its bytes are in the file.
+    fn place_on_disk(&self) -> Option<(u64, u64)> {
+        if let Some(pack) = self.pack {
+            let start = u64::from(pack.offset);
+            return Some((start, start + u64::from(pack.packed.stored_len)));
+        }
+        let (first, last) = (self.spans.first()?, self.spans.last()?);
+        Some((u64::from(first.offset), u64::from(last.offset) + u64::from(last.len)))
     }
 
     fn read(&self, wal: &WalDir, entries: &mut Vec<Entry>) -> Result<()> {

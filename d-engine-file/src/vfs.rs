@@ -18,6 +18,9 @@ pub trait VfsFile: Debug + Send + Sync {
     /// Fills `buffer` from `offset`; a file that ends before is an `UnexpectedEof`.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
+    /// Says that these bytes are read soon, so that the disk may fetch them all at once. Advice only.
+    fn will_read(&self, _offset: u64, _len: u64) {}
+
     /// Writes all of `data` at `offset`. Durable only after [`VfsFile::sync_data`].
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
 
@@ -202,6 +205,12 @@ struct OsFile(File);
 impl VfsFile for OsFile {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.0.read_exact_at(buffer, offset)
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn will_read(&self, offset: u64, len: u64) {
+        let len = std::num::NonZeroU64::new(len);
+        let _ = rustix::fs::fadvise(&self.0, offset, len, rustix::fs::Advice::WillNeed);
     }
 
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {

@@ -6,11 +6,11 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use common::{content, entries, image, long_entry, now, open, scratch, segments, small, try_open};
 use d_engine_core::{Error, HardState, KvStore, LogId, LogStore, MetaStore, StorageEngine, WriteBatch, checksum};
 use d_engine_file::{FileKvStore, FileStorageEngine, inspect};
+use rustix::mount::{self, MountFlags, UnmountFlags};
 
 /// Everything in a directory: names, kinds, bytes.
 fn tree(dir: &Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
@@ -266,31 +266,27 @@ fn a_segment_that_was_cut_short_is_refused_wherever_it_stands() {
     }
 }
 
-/// A file system of the test's own; `None` where it cannot be mounted, which is said.
+/// A file system of the test's own; `None` where it cannot be mounted, which is said. No program does it: a process that
+/// starts has the locks of all tests beside it for a moment.
 struct Mount(tempfile::TempDir);
 
 impl Mount {
     fn tmpfs(bytes: u64) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let made = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"])
-            .arg(dir.path())
-            .output();
-        match made {
-            Ok(output) if output.status.success() => Some(Self(dir)),
-            other => {
+        let size = std::ffi::CString::new(format!("size={bytes}")).unwrap();
+        match mount::mount("tmpfs", dir.path(), "tmpfs", MountFlags::empty(), size.as_c_str()) {
+            Ok(()) => Some(Self(dir)),
+            Err(error) => {
                 // Never where it is known to work.
-                assert!(std::env::var("CI").is_err() || !rustix::process::geteuid().is_root(), "{other:?}");
+                assert!(std::env::var("CI").is_err() || !rustix::process::geteuid().is_root(), "{error}");
                 common::note("not checked: file systems can be mounted by root only");
                 None
             }
         }
     }
 
-    fn remount(&self, option: &str) {
-        let done =
-            Command::new("mount").args(["-o", &format!("remount,{option}")]).arg(self.0.path()).status().unwrap();
-        assert!(done.success(), "remount,{option}");
+    fn remount(&self, flags: MountFlags) {
+        mount::mount_remount(self.0.path(), flags, c"").unwrap();
     }
 
     fn place(&self) -> PathBuf {
@@ -300,7 +296,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+        let _ = mount::unmount(self.0.path(), UnmountFlags::DETACH);
     }
 }
 
@@ -312,7 +308,7 @@ fn a_read_only_file_system_is_an_error_of_the_system_and_can_still_be_looked_at(
         let log = open(&place);
         now(log.persist_entries(entries(1..=3, 1))).unwrap();
     }
-    mount.remount("ro");
+    mount.remount(MountFlags::RDONLY);
     match refused(&place) {
         Error::Io { doing, source } => {
             assert_eq!(source.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
@@ -328,7 +324,7 @@ fn a_read_only_file_system_is_an_error_of_the_system_and_can_still_be_looked_at(
         Error::Io { doing, .. } => assert!(doing.contains("new"), "{doing}"),
         other => panic!("{other:?}"),
     }
-    mount.remount("rw");
+    mount.remount(MountFlags::empty());
     assert_eq!(content(&open(&place)).1, entries(1..=3, 1));
 }
 

@@ -1,7 +1,7 @@
 //! The leader's count of the time that leases have left, by its own monotonic clock.
 //!
-//! It decides nothing: what it finds due goes through the log as a command, which does nothing to a lease that has been
-//! renewed since. A lease that begins or is renewed counts from the first time that is told after its entry was applied, and
+//! It decides nothing: what it finds due goes through the log as a command, which does nothing to a lease whose time has
+//! begun anew since. A lease that begins or is renewed counts from the first time that is told after its entry was applied, and
 //! a new leader begins with what the log said was left last: so no lease ends early, and one ends late by at most the time
 //! since the last note per change of leader.
 
@@ -17,7 +17,8 @@ use crate::leases::Lease;
 const NOTE_INTERVAL: Duration = Duration::from_secs(60);
 /// After this time a proposal that has not been applied is taken for lost, and made again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Told the time after a longer gap than this, the clock ends nothing: keep-alives may have waited meanwhile.
+/// Told the time after a longer gap than this, the clock ends nothing at first: keep-alives may have waited meanwhile. They
+/// have had their turn when it is told the next time, however long that took.
 const GAP_MAX: Duration = Duration::from_millis(500);
 
 /// How many leases one expiry names, at first and at least: it is halved while proposals are lost, because one may be larger
@@ -29,7 +30,7 @@ const NOTE_LEN: usize = 2_048;
 /// One lease on the leader.
 #[derive(Debug)]
 struct Count {
-    renewals: u64,
+    began: u64,
     /// What was left when the count began.
     remaining: Duration,
     /// When it ends; `None`: the count begins when the time is told next.
@@ -47,6 +48,8 @@ struct Count {
 pub(crate) struct LeaseClock {
     leads: bool,
     now: Duration,
+    /// Nothing was ended when the time was told last.
+    has_listened: bool,
     counts: HashMap<u64, Count>,
     /// Leases whose count has not begun.
     fresh: Vec<u64>,
@@ -62,6 +65,7 @@ impl Default for LeaseClock {
         Self {
             leads: false,
             now: Duration::ZERO,
+            has_listened: false,
             counts: HashMap::new(),
             fresh: Vec::new(),
             ends: BTreeSet::new(),
@@ -105,14 +109,8 @@ impl LeaseClock {
         }
         if let Some(lease) = lease {
             let remaining = Duration::from_millis(lease.remaining_ms);
-            let count = Count {
-                renewals: lease.renewals,
-                remaining,
-                end: None,
-                due: Duration::ZERO,
-                proposed: false,
-                note: None,
-            };
+            let count =
+                Count { began: lease.began, remaining, end: None, due: Duration::ZERO, proposed: false, note: None };
             self.counts.insert(id, count);
             self.fresh.push(id);
         }
@@ -134,7 +132,8 @@ impl LeaseClock {
         self.now = self.now.max(now);
         self.begin_counts();
         let mut commands = Vec::new();
-        if gap <= GAP_MAX
+        self.has_listened = gap > GAP_MAX && !self.has_listened;
+        if !self.has_listened
             && let Some(expire) = self.expire()
         {
             commands.push(expire);
@@ -170,7 +169,7 @@ impl LeaseClock {
         {
             self.ends.pop_first();
             let Some(count) = self.counts.get_mut(&id) else { continue };
-            leases.push(LeaseMark { id, renewals: count.renewals });
+            leases.push(LeaseMark { id, began: count.began });
             lost |= std::mem::replace(&mut count.proposed, true);
             count.due = self.now + RETRY_AFTER;
             self.ends.insert((count.due, id));
@@ -197,7 +196,7 @@ impl LeaseClock {
             }
             // Rounded up: a lease never ends early.
             let remaining_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
-            leases.push(LeaseTime { mark: LeaseMark { id, renewals: count.renewals }, remaining_ms });
+            leases.push(LeaseTime { mark: LeaseMark { id, began: count.began }, remaining_ms });
             let next = self.now + NOTE_INTERVAL;
             count.note = Some(next);
             self.notes.insert((next, id));

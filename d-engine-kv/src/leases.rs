@@ -11,7 +11,7 @@ use d_engine_core::{Error, Reader, Result, WriteBatch};
 use crate::layout::lease_key;
 
 const SUBJECT: &str = "lease of the key-value state machine";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const OWNED: u8 = 1;
 
 /// One lease.
@@ -23,6 +23,9 @@ pub(crate) struct Lease {
     pub(crate) remaining_ms: u64,
     /// How often it was kept alive.
     pub(crate) renewals: u64,
+    /// Index of the entry that began its time last, which nothing else has: what a leader's proposal names, so that it does
+    /// nothing to a lease that was kept alive or granted anew since. A count of renewals would come again with the id.
+    pub(crate) began: u64,
     /// It was made by a put, for its key, and ends with the last of its keys.
     pub(crate) owned: bool,
     /// How many keys it has; not in its record, because the keys themselves are.
@@ -30,15 +33,16 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    fn new(ttl_ms: u64, owned: bool) -> Self {
-        Self { ttl_ms, remaining_ms: ttl_ms, renewals: 0, owned, keys: 0 }
+    fn new(ttl_ms: u64, owned: bool, began: u64) -> Self {
+        Self { ttl_ms, remaining_ms: ttl_ms, renewals: 0, began, owned, keys: 0 }
     }
 
-    /// `version u8 = 1 | ttl u64 | remaining u64 | renewals u64 | flags u8`, little-endian; flag bit 0: made by a put.
+    /// `version u8 = 2 | ttl u64 | remaining u64 | renewals u64 | began u64 | flags u8`, little-endian; flag bit 0: made by a
+    /// put. Version 1 has no `began`.
     fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(2 + 3 * 8);
+        let mut out = BytesMut::with_capacity(2 + 4 * 8);
         out.put_u8(VERSION);
-        for number in [self.ttl_ms, self.remaining_ms, self.renewals] {
+        for number in [self.ttl_ms, self.remaining_ms, self.renewals, self.began] {
             out.put_u64_le(number);
         }
         out.put_u8(if self.owned { OWNED } else { 0 });
@@ -49,19 +53,30 @@ impl Lease {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let mut reader = Reader::new(bytes, SUBJECT);
         let version = reader.u8()?;
-        if version != VERSION {
+        if !(1..=VERSION).contains(&version) {
             return Err(Error::unsupported(format!(
-                "{SUBJECT}, version {version}; this build reads version {VERSION}"
+                "{SUBJECT}, version {version}; this build reads versions 1 to {VERSION}"
             )));
         }
         let (ttl_ms, remaining_ms, renewals) = (reader.u64()?, reader.u64()?, reader.u64()?);
+        // No entry has the index 0.
+        let began = if version == 1 { 0 } else { reader.u64()? };
         let flags = reader.u8()?;
         reader.finish()?;
         if flags & !OWNED != 0 {
             return Err(Error::unsupported(format!("{SUBJECT} with flags {flags:#04x}; a newer version wrote it")));
         }
-        Ok(Self { ttl_ms, remaining_ms, renewals, owned: flags & OWNED != 0, keys: 0 })
+        Ok(Self { ttl_ms, remaining_ms, renewals, began, owned: flags & OWNED != 0, keys: 0 })
     }
+}
+
+/// A lease to be begun.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Granted {
+    pub(crate) ttl_ms: u64,
+    pub(crate) owned: bool,
+    /// Index of the entry that begins it.
+    pub(crate) index: u64,
 }
 
 /// All leases, and what the present chunk has done to them.
@@ -90,12 +105,12 @@ impl Leases {
     }
 
     /// Begins a lease. `id` 0: the next free one, which `next` names and is moved behind.
-    pub(crate) fn grant(&mut self, id: u64, ttl_ms: u64, owned: bool, next: &mut u64) -> Result<u64, KvReject> {
+    pub(crate) fn grant(&mut self, id: u64, lease: Granted, next: &mut u64) -> Result<u64, KvReject> {
         let chosen = if id == 0 { self.choose(next) } else { id };
         if self.leases.contains_key(&chosen) {
             return Err(KvReject::LeaseExists { id });
         }
-        self.leases.insert(chosen, Lease::new(ttl_ms, owned));
+        self.leases.insert(chosen, Lease::new(lease.ttl_ms, lease.owned, lease.index));
         self.touch(chosen);
         Ok(chosen)
     }
@@ -110,10 +125,11 @@ impl Leases {
         chosen
     }
 
-    /// Begins the time of a lease anew, and says how long it is.
-    pub(crate) fn keep_alive(&mut self, id: u64) -> Option<u64> {
+    /// Begins the time of a lease anew by the entry `index`, and says how long it is.
+    pub(crate) fn keep_alive(&mut self, id: u64, index: u64) -> Option<u64> {
         let lease = self.leases.get_mut(&id)?;
         lease.renewals += 1;
+        lease.began = index;
         lease.remaining_ms = lease.ttl_ms;
         let ttl_ms = lease.ttl_ms;
         self.touch(id);
@@ -122,8 +138,7 @@ impl Leases {
 
     /// Notes what is left, unless the lease was renewed since.
     pub(crate) fn note(&mut self, time: LeaseTime) -> bool {
-        let Some(lease) = self.leases.get_mut(&time.mark.id).filter(|lease| lease.renewals == time.mark.renewals)
-        else {
+        let Some(lease) = self.leases.get_mut(&time.mark.id).filter(|lease| lease.began == time.mark.began) else {
             return false;
         };
         // It only runs out: a note that came late does not give time back.
@@ -178,7 +193,7 @@ impl Leases {
 
     /// Takes in a key of a lease. Keys come before leases in the store.
     pub(crate) fn load_key(&mut self, id: u64) {
-        self.leases.entry(id).or_insert(Lease::new(0, false)).keys += 1;
+        self.leases.entry(id).or_insert(Lease::new(0, false, 0)).keys += 1;
     }
 
     /// That no key has come without its lease.
@@ -210,26 +225,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lease_bytes_of_version_1_stay_readable() {
-        let lease = Lease { ttl_ms: 5, remaining_ms: 4, renewals: 3, owned: true, keys: 0 };
+    fn lease_bytes_of_both_versions_stay_readable() {
+        let lease = Lease { ttl_ms: 5, remaining_ms: 4, renewals: 3, began: 9, owned: true, keys: 0 };
         let number = |n: u8| [n, 0, 0, 0, 0, 0, 0, 0];
-        let mut golden = [&[1][..], &number(5), &number(4), &number(3), &[1]].concat();
+        let first = [&[1][..], &number(5), &number(4), &number(3), &[1]].concat();
+        assert_eq!(Lease::decode(&first).unwrap(), Lease { began: 0, ..lease });
+        let mut golden = [&[2][..], &number(5), &number(4), &number(3), &number(9), &[1]].concat();
         assert_eq!(lease.encode(), golden);
         assert_eq!(Lease::decode(&golden).unwrap(), lease);
-        assert!(matches!(Lease::decode(&golden[..25]), Err(Error::Corrupt { .. })));
-        golden[25] = 2;
+        for cut in [&first[..25], &golden[..33]] {
+            assert!(matches!(Lease::decode(cut), Err(Error::Corrupt { .. })));
+        }
+        golden[33] = 2;
         assert!(matches!(Lease::decode(&golden), Err(Error::Unsupported { .. })));
-        golden[0] = 2;
-        assert!(matches!(Lease::decode(&golden), Err(Error::Unsupported { .. })));
+        for version in [0, 3] {
+            golden[0] = version;
+            assert!(matches!(Lease::decode(&golden), Err(Error::Unsupported { .. })));
+        }
     }
 
     #[test]
     fn chosen_ids_step_over_those_that_are_taken() {
         let (mut leases, mut next) = (Leases::default(), 1);
-        assert_eq!(leases.grant(2, 10, false, &mut next), Ok(2));
-        assert_eq!(leases.grant(0, 10, false, &mut next), Ok(1));
-        assert_eq!(leases.grant(0, 10, false, &mut next), Ok(3));
-        assert_eq!(leases.grant(3, 10, false, &mut next), Err(KvReject::LeaseExists { id: 3 }));
+        let lease = Granted { ttl_ms: 10, owned: false, index: 1 };
+        assert_eq!(leases.grant(2, lease, &mut next), Ok(2));
+        assert_eq!(leases.grant(0, lease, &mut next), Ok(1));
+        assert_eq!(leases.grant(0, lease, &mut next), Ok(3));
+        assert_eq!(leases.grant(3, lease, &mut next), Err(KvReject::LeaseExists { id: 3 }));
         assert_eq!(next, 4);
     }
 }

@@ -292,6 +292,10 @@ impl StateMachine for KvStateMachine {
         })?;
         self.watches.watch(watch, sink)
     }
+
+    fn end_watches(&self) {
+        self.watches.end_all();
+    }
 }
 
 impl fmt::Debug for KvStateMachine {

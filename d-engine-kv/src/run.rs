@@ -7,6 +7,7 @@ use d_engine_core::command::{
 use d_engine_core::{Error, KvCommand, KvOutcome, KvRecord, Result};
 
 use crate::layout::{StoreRange, user_key};
+use crate::leases::Granted;
 use crate::overlay::Overlay;
 use crate::query::{Page, direction};
 use crate::record::Record;
@@ -80,7 +81,8 @@ impl Run<'_, '_> {
             KvCommand::Txn(txn) => self.transact(txn)?,
             KvCommand::LeaseGrant { id, ttl_ms } => {
                 let Tables { leases, settings, .. } = &mut *self.tables;
-                KvOutcome::LeaseGranted { id: leases.grant(id, ttl_ms, false, &mut settings.next_lease)?, ttl_ms }
+                let granted = Granted { ttl_ms, owned: false, index: self.index };
+                KvOutcome::LeaseGranted { id: leases.grant(id, granted, &mut settings.next_lease)?, ttl_ms }
             }
             KvCommand::LeaseRevoke { id } => {
                 self.tables.leases.expect(id)?;
@@ -89,7 +91,7 @@ impl Run<'_, '_> {
             }
             KvCommand::LeaseKeepAlive { ids } => {
                 let leases = &mut self.tables.leases;
-                let ttls_ms = ids.into_iter().map(|id| leases.keep_alive(id).unwrap_or(0)).collect();
+                let ttls_ms = ids.into_iter().map(|id| leases.keep_alive(id, self.index).unwrap_or(0)).collect();
                 KvOutcome::LeasesKept { ttls_ms }
             }
             KvCommand::LeaseExpire { leases } => self.expire(&leases)?,
@@ -245,7 +247,7 @@ impl Run<'_, '_> {
             LeaseChoice::Attach(id) => id,
             LeaseChoice::Ttl(ttl_ms) => {
                 let Tables { leases, settings, .. } = &mut *self.tables;
-                leases.grant(0, ttl_ms, true, &mut settings.next_lease)?
+                leases.grant(0, Granted { ttl_ms, owned: true, index: self.index }, &mut settings.next_lease)?
             }
             other => {
                 let what = format!("a choice of lease that this state machine does not know: {other:?}");
@@ -267,7 +269,7 @@ impl Run<'_, '_> {
     fn expire(&mut self, marks: &[LeaseMark]) -> Outcome<KvOutcome> {
         let (mut ended, mut keys) = (0, 0);
         for mark in marks {
-            if self.tables.leases.get(mark.id).is_some_and(|lease| lease.renewals == mark.renewals) {
+            if self.tables.leases.get(mark.id).is_some_and(|lease| lease.began == mark.began) {
                 keys += self.end_lease(mark.id)?;
                 ended += 1;
             }

@@ -40,6 +40,8 @@ struct State {
     woken: bool,
     /// Whether watchers that ask for it are to be told how far they have come.
     progress: bool,
+    /// Every watcher that there is is to be ended.
+    end_all: bool,
     /// The thread waits, and is to be notified.
     waits: bool,
     stop: bool,
@@ -60,6 +62,7 @@ impl Watches {
             arrived: Vec::new(),
             woken: false,
             progress: false,
+            end_all: false,
             waits: false,
             stop: false,
         };
@@ -114,12 +117,21 @@ impl Watches {
     fn start(&self) -> Result<()> {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
-            self.shared.lock().stop = false;
+            {
+                let mut state = self.shared.lock();
+                // Whom it was about has gone with the thread before.
+                (state.stop, state.end_all) = (false, false);
+            }
             let shared = Arc::clone(&self.shared);
             let started = std::thread::Builder::new().name("kv-watch".into()).spawn(move || thread::run(&shared));
             *thread = Some(started.map_err(|source| Error::io("starting the thread of watches", source))?);
         }
         Ok(())
+    }
+
+    /// Ends every watch that there is.
+    pub(crate) fn end_all(&self) {
+        self.shared.change(|state| state.end_all = true);
     }
 
     /// Ends every watch, and the thread.

@@ -88,7 +88,8 @@ fn txn() -> impl Strategy<Value = KvTxn> {
 }
 
 fn command() -> impl Strategy<Value = KvCommand> {
-    let mark = || (1u64..5, 0u64..3).prop_map(|(id, renewals)| LeaseMark { id, renewals });
+    // How far it is from the true one, which `requests` puts in.
+    let mark = || (1u64..5, 0u64..2).prop_map(|(id, began)| LeaseMark { id, began });
     let time = (mark(), 1u64..9).prop_map(|(mark, remaining_ms)| LeaseTime { mark, remaining_ms });
     let of_tables = prop_oneof![
         4 => (0u64..5, 0u64..9).prop_map(|(id, ttl_ms)| KvCommand::LeaseGrant { id, ttl_ms }),
@@ -117,9 +118,25 @@ fn requests() -> impl Strategy<Value = Vec<KvRequest>> {
     let few = option::weighted(0.6, (0usize..4, 1u64..6, 1u64..4));
     let place = prop_oneof![1 => place, 9 => few];
     vec((command(), place), 0..60).prop_map(|steps| {
-        let mut opened = Vec::new();
-        (1u64..).zip(steps).map(|(index, (command, place))| request(index, command, place, &mut opened)).collect()
+        let (mut opened, mut model) = (Vec::new(), Model::default());
+        let request = |(index, (mut command, place))| {
+            see(&mut command, &model);
+            let request = request(index, command, place, &mut opened);
+            model.request(index, &request);
+            request
+        };
+        (1u64..).zip(steps).map(request).collect()
     })
+}
+
+/// Marks leases as a leader has seen them, some of them as they were once.
+fn see(command: &mut KvCommand, model: &Model) {
+    let see = |mark: &mut LeaseMark| mark.began = model.mark(mark.id).began.saturating_sub(mark.began);
+    match command {
+        KvCommand::LeaseExpire { leases } => leases.iter_mut().for_each(see),
+        KvCommand::LeaseCheckpoint { leases } => leases.iter_mut().for_each(|time| see(&mut time.mark)),
+        _ => {}
+    }
 }
 
 fn request(index: u64, command: KvCommand, place: Place, opened: &mut Vec<u64>) -> KvRequest {

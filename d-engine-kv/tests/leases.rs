@@ -175,6 +175,42 @@ fn a_keep_alive_in_front_of_an_expiry_in_the_log_wins() {
 }
 
 #[test]
+fn an_expiry_of_a_lease_that_was_granted_anew_ends_nothing() {
+    let mut cluster = Cluster::new(1);
+    let grant = KvCommand::LeaseGrant { id: 7, ttl_ms: 1_000 };
+    for renewals in 0..3 {
+        cluster.run(&grant);
+        (0..renewals).for_each(|_| _ = cluster.keep(7));
+        let mut due = Vec::new();
+        while due.is_empty() {
+            cluster.now += TICK;
+            due = cluster.leader().due(cluster.now);
+        }
+        // Under way, one behind the other: the end of the old one, and the beginning of the new one.
+        cluster.run(&KvCommand::LeaseRevoke { id: 7 });
+        cluster.run(&grant);
+        (0..renewals).for_each(|_| _ = cluster.keep(7));
+        let outcome = cluster.run(&KvCommand::decode(&due[0]).unwrap());
+        assert!(matches!(outcome, KvOutcome::LeasesEnded { leases: 0, .. }), "{renewals} renewals: {outcome:?}");
+        cluster.pass(ms(900));
+        assert_eq!(cluster.leases(), [7]);
+        cluster.run(&KvCommand::LeaseRevoke { id: 7 });
+    }
+}
+
+#[test]
+fn leases_end_although_every_look_comes_late() {
+    let mut cluster = Cluster::new(1);
+    let id = cluster.grant(1_000);
+    cluster.attach("a", id);
+    for _ in 0..5 {
+        cluster.now += ms(700);
+        cluster.tick();
+    }
+    assert_eq!((cluster.leases(), value(cluster.leader(), "a")), (vec![], None));
+}
+
+#[test]
 fn a_plain_put_detaches_and_another_lease_takes_over() {
     let mut cluster = Cluster::new(1);
     let (first, second) = (cluster.grant(1_000), cluster.grant(60_000));

@@ -470,3 +470,17 @@ proptest! {
         prop_assert_eq!(records.len(), seen.len());
     }
 }
+
+#[test]
+fn watches_that_are_ended_say_so_and_others_may_begin() {
+    let machine = machine();
+    let mailboxes: Vec<_> =
+        [KeySpan::key("a"), KeySpan::prefix("a"), KeySpan::ALL].map(|span| watch(&machine, &from(span, 0))).into();
+    machine.end_watches();
+    mailboxes.iter().for_each(|mailbox| assert_eq!(mailbox.end(), WatchEnd::Stopped));
+    let later = watch(&machine, &from(KeySpan::key("a"), 0));
+    later.created();
+    outcomes(&machine, 1, &[put("a", "v")]);
+    assert_eq!(later.changes(1), [put_of("a", "v", 1, 1, 1)]);
+    assert!(mailboxes.iter().all(|mailbox| mailbox.is_empty()), "they were told nothing more");
+}

@@ -13,6 +13,7 @@ use rocksdb::{Cache, DB, IngestExternalFileOptions, SstFileWriter};
 
 use crate::directory::{Directory, sync_dir};
 use crate::error::name_error;
+use crate::manifest::{self, Manifest};
 use crate::{log_file, options};
 
 const NAME: &str = "generation-";
@@ -87,7 +88,9 @@ impl Generation {
     /// Opens a generation. What it shows then is durable: nothing else is in its files.
     pub(crate) fn open(dir: &Path, number: u64, may_make: bool, cache: &Cache) -> Result<Self> {
         let path = path(dir, number);
-        log_file::check_manifest(&path)?;
+        if let Some(manifest) = Manifest::check(&path)? {
+            manifest.cut()?;
+        }
         log_file::remove_empty(&path)?;
         let doing = || format!("opening {}", path.display());
         let db = DB::open(&options::data(may_make, cache), &path).map_err(|error| {
@@ -97,6 +100,7 @@ impl Generation {
             }
             name_error(&doing(), &error)
         })?;
+        manifest::note_synced(&path);
         Ok(Self { number, db, files: Files { path, is_obsolete: AtomicBool::new(false) } })
     }
 
@@ -128,6 +132,11 @@ impl Generation {
 
     pub(crate) fn db(&self) -> &DB {
         &self.db
+    }
+
+    /// Notes that the list of its files is synced as it is, so that damage to it can be told from an interrupted write.
+    pub(crate) fn note_synced(&self) {
+        manifest::note_synced(&self.files.path);
     }
 
     /// Its files go with its last handle.
@@ -165,6 +174,7 @@ fn fill(
             .ingest_external_file_opts(&taking, files)
             .map_err(|error| name_error(&format!("taking in the new content in {}", path.display()), &error))?;
     }
+    generation.note_synced();
     remove(&place)?;
     sync_dir(&path)?;
     sync_dir(dir)?;

@@ -150,7 +150,9 @@ impl KvStore for RocksKvStore {
         let size = generation.db().property_int_value(rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES);
         let size = self.failures.read("asking for the size of what is in memory", size)?.unwrap_or_default();
         self.directory.check_free(doing, size + FLUSH_MARGIN)?;
-        self.failures.written(doing, generation.db().flush_opt(&FlushOptions::default()))
+        self.failures.written(doing, generation.db().flush_opt(&FlushOptions::default()))?;
+        generation.note_synced();
+        Ok(())
     }
 
     fn with_view(&self, f: &mut dyn FnMut(&dyn KvView) -> Result<(), Error>) -> Result<bool, Error> {

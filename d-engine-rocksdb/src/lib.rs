@@ -24,7 +24,9 @@ mod generation;
 mod kv_store;
 mod log_database;
 mod log_file;
+mod log_format;
 mod log_store;
+mod manifest;
 mod meta_store;
 mod options;
 

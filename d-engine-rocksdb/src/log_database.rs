@@ -2,7 +2,7 @@
 //! sync for whoever waits. Nothing here knows what is stored.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,6 +12,7 @@ use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, FlushOptions, WriteBatch
 use crate::directory::{Content, Directory};
 use crate::error::{Failures, name_error};
 use crate::log_file::{self, Evidence};
+use crate::manifest::{self, Manifest};
 use crate::options;
 
 const ENTRIES: &str = "entries";
@@ -29,6 +30,8 @@ pub(crate) struct LogDatabase {
     // Before the directory: it must be closed while the directory is locked.
     db: DB,
     directory: Directory,
+    /// RocksDB's own directory.
+    own: PathBuf,
     failures: Failures,
     writer: Mutex<Unflushed>,
     /// Held during a sync, so that an error is seen by everyone whom it concerns: the system reports it once.
@@ -42,6 +45,8 @@ struct Unflushed {
     /// The last sequence number before that file.
     base: u64,
     bytes: usize,
+    /// The last sequence number that a batch has said to be durable.
+    witnessed: u64,
 }
 
 impl fmt::Debug for LogDatabase {
@@ -61,7 +66,10 @@ impl LogDatabase {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let directory = Directory::open(path, Content::Log)?;
         let own = path.join("rocksdb");
-        log_file::check_manifest(&own)?;
+        if let Some(manifest) = Manifest::check(&own)? {
+            log_file::check_beginning(&own, manifest.last_sequence)?;
+            manifest.cut()?;
+        }
         log_file::cut_torn_tail(&own)?;
         let is_new = directory.is_new();
         let families = [
@@ -71,12 +79,14 @@ impl LogDatabase {
         let db = DB::open_cf_descriptors(&options::log(is_new), &own, families)
             .map_err(|error| name_open_error(&own, &error))?;
         directory.label(Content::Log)?;
+        manifest::note_synced(&own);
         let base = db.latest_sequence_number();
         Ok(Self {
             db,
             directory,
             failures: Failures::of(path),
-            writer: Mutex::new(Unflushed { base, bytes: 0 }),
+            own,
+            writer: Mutex::new(Unflushed { base, bytes: 0, witnessed: base }),
             syncing: Mutex::new(()),
             durable: AtomicU64::new(base),
         })
@@ -111,7 +121,7 @@ impl LogDatabase {
             .lock()
             .map_err(|_| Error::Poisoned { why: "a write to the database of the log ended in a panic".into() })?;
         self.failures.check()?;
-        let mut writer = Writer { database: self, unflushed };
+        let mut writer = Writer::new(self, unflushed);
         if writer.unflushed.bytes >= ROTATE {
             writer.rotate()?;
         }
@@ -119,7 +129,15 @@ impl LogDatabase {
     }
 
     /// Makes every write that has returned durable; one sync for all who wait.
-    pub(crate) fn sync(&self) -> Result<()> {
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.sync()?;
+        if let Ok(unflushed) = self.writer.lock() {
+            Writer::new(self, unflushed).bear_witness();
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
         let _syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         self.failures.check()?;
         let written = self.db.latest_sequence_number();
@@ -134,6 +152,7 @@ impl Drop for LogDatabase {
         // Nobody is left to be told; what was synced is found again from the write-ahead log.
         if let Ok(mut writer) = self.writer() {
             let _ = writer.flush(true);
+            manifest::note_synced(&self.own);
         }
     }
 }
@@ -151,14 +170,21 @@ fn name_open_error(own: &Path, error: &rocksdb::Error) -> Error {
 pub(crate) struct Writer<'a> {
     database: &'a LogDatabase,
     unflushed: MutexGuard<'a, Unflushed>,
+    /// What the batch that is being made says to be durable.
+    says: u64,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    fn new(database: &'a LogDatabase, unflushed: MutexGuard<'a, Unflushed>) -> Self {
+        let says = unflushed.witnessed;
+        Self { database, unflushed, says }
+    }
+
     /// A batch that says what is durable before it.
-    pub(crate) fn batch(&self) -> WriteBatch {
-        let durable = self.database.durable.load(Ordering::Relaxed);
+    pub(crate) fn batch(&mut self) -> WriteBatch {
+        self.says = self.database.durable.load(Ordering::Relaxed);
         let mut batch = WriteBatch::default();
-        batch.put_log_data(Evidence { base: self.unflushed.base, durable }.encode());
+        batch.put_log_data(Evidence { base: self.unflushed.base, durable: self.says }.encode());
         batch
     }
 
@@ -170,7 +196,29 @@ impl Writer<'_> {
     /// Writes a batch, all or nothing; durable after the next sync.
     pub(crate) fn write(&mut self, doing: &str, batch: WriteBatch) -> Result<()> {
         self.unflushed.bytes += batch.size_in_bytes() + batch.len() * STEP;
-        self.database.failures.written(doing, self.database.db.write(batch))
+        self.database.failures.written(doing, self.database.db.write(batch))?;
+        self.unflushed.witnessed = self.unflushed.witnessed.max(self.says);
+        Ok(())
+    }
+
+    /// Makes every write that has returned durable.
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        self.database.sync()?;
+        self.bear_witness();
+        Ok(())
+    }
+
+    /// Writes, unsynced, a batch without steps, unless one has said already how much is durable. It stands only in the
+    /// write-ahead log: so damage to what has just been synced is known as such also if nothing is written any more.
+    ///
+    /// What was synced is durable without it, so a full disk is no failure; any other is found by the next write.
+    fn bear_witness(&mut self) {
+        let is_known = self.unflushed.witnessed >= self.database.durable.load(Ordering::Relaxed);
+        if is_known || self.check_space("noting what is durable", 0).is_err() {
+            return;
+        }
+        let batch = self.batch();
+        let _ = self.write("noting what is durable", batch);
     }
 
     /// Begins to turn what is in memory into files, after which the present file of the write-ahead log is not needed any
@@ -178,7 +226,11 @@ impl Writer<'_> {
     pub(crate) fn rotate(&mut self) -> Result<()> {
         self.database.sync()?;
         self.flush(false)?;
-        *self.unflushed = Unflushed { base: self.database.db.latest_sequence_number(), bytes: 0 };
+        manifest::note_synced(&self.database.own);
+        // A record in the next file proves that all of this one was synced.
+        let base = self.database.db.latest_sequence_number();
+        *self.unflushed = Unflushed { base, bytes: 0, witnessed: 0 };
+        self.bear_witness();
         Ok(())
     }
 

@@ -1,33 +1,17 @@
-//! RocksDB's two kinds of log files, the write-ahead log and the manifest, looked at before RocksDB opens them.
+//! RocksDB's write-ahead log, looked at before RocksDB opens it.
 //!
 //! RocksDB cannot tell a write that a crash interrupted from damage: a changed length near the end of such a file looks
-//! to it like the end, and what follows is forgotten without an error. So this is decided here.
-//!
-//! * In the write-ahead log, each batch carries the sequence number up to which the log had been synced when it was
-//!   written ([`Evidence`]). A bad record is damage if a later batch proves that it had been durable; else it is a torn
-//!   tail and cut.
-//! * In the manifest, whose every record is synced, a bad record is damage if a sound one follows, or if only its length
-//!   is wrong.
-//!
-//! Format: blocks of 32 KiB; records in them of a masked CRC-32C of kind and payload, the payload's length (u16), the
-//! kind, and the payload; a record that does not fit is split. Fewer than 7 bytes at the end of a block are left unused.
+//! to it like the end, and what follows is forgotten without an error. So this is decided here: each batch carries the
+//! sequence number up to which the log had been synced when it was written ([`Evidence`]). A bad record is damage if a
+//! later batch proves that it had been durable; else it is a torn tail and cut.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use d_engine_core::{Error, Result};
 
-use crate::crc32c;
-
-const BLOCK: usize = 32 << 10;
-const HEADER: usize = 7;
-
-const FULL: u8 = 1;
-const FIRST: u8 = 2;
-const MIDDLE: u8 = 3;
-const LAST: u8 = 4;
-/// Kinds that carry settings of the file.
-const SETTINGS: [u8; 3] = [9, 10, 130];
+use crate::log_format::{BLOCK, Fragment, Unsound, from_bad_place, whole_records};
 
 /// In a batch, what stands only in the log: tag and length, then the evidence.
 const LOG_DATA: [u8; 2] = [3, Evidence::LEN as u8];
@@ -54,107 +38,26 @@ impl Evidence {
     }
 }
 
-/// One physical record.
-struct Record<'a> {
-    at: usize,
-    kind: u8,
-    payload: &'a [u8],
+/// The beginning of a batch.
+struct BatchHead {
+    sequence: u64,
+    steps: u32,
+    says: Option<Evidence>,
 }
 
-impl Record<'_> {
-    fn end(&self) -> usize {
-        self.at + HEADER + self.payload.len()
-    }
+impl BatchHead {
+    const LEN: usize = BATCH_HEADER + LOG_DATA.len() + Evidence::LEN;
 
-    /// The sequence number and the count of steps of the batch that begins here, and what it says.
-    fn batch(&self) -> Option<(u64, u32, Option<Evidence>)> {
-        if !matches!(self.kind, FULL | FIRST) {
-            return None;
-        }
-        let number = |at: usize| Some(u64::from_le_bytes(self.payload.get(at..at + 8)?.try_into().ok()?));
-        let count = u32::from_le_bytes(self.payload.get(8..BATCH_HEADER)?.try_into().ok()?);
-        let says = self.payload.get(BATCH_HEADER..BATCH_HEADER + 2) == Some(&LOG_DATA);
+    /// What the batch that begins with this fragment says; the ends of blocks may split it anywhere.
+    fn read(first: Fragment<'_>) -> Option<Self> {
+        let head = first.head(Self::LEN);
+        let number = |at: usize| Some(u64::from_le_bytes(head.get(at..at + 8)?.try_into().ok()?));
+        let steps = u32::from_le_bytes(head.get(8..BATCH_HEADER)?.try_into().ok()?);
+        let says = head.get(BATCH_HEADER..BATCH_HEADER + LOG_DATA.len()) == Some(&LOG_DATA);
         let at = BATCH_HEADER + LOG_DATA.len();
-        let evidence = if says { Some(Evidence { base: number(at)?, durable: number(at + 8)? }) } else { None };
-        Some((number(0)?, count, evidence))
+        let says = if says { Some(Evidence { base: number(at)?, durable: number(at + 8)? }) } else { None };
+        Some(Self { sequence: number(0)?, steps, says })
     }
-}
-
-/// The record at `at`, if there is a sound one.
-fn record(bytes: &[u8], at: usize) -> Option<Record<'_>> {
-    let left = BLOCK - at % BLOCK;
-    let header = bytes.get(at..at + HEADER).filter(|_| left >= HEADER)?;
-    let len = usize::from(u16::from_le_bytes([header[4], header[5]]));
-    let kind = header[6];
-    let is_known = matches!(kind, FULL | FIRST | MIDDLE | LAST) || SETTINGS.contains(&kind);
-    if !is_known || HEADER + len > left {
-        return None;
-    }
-    let summed = bytes.get(at + HEADER - 1..at + HEADER + len)?;
-    let is_sound = header[..4] == crc32c::masked(summed).to_le_bytes();
-    is_sound.then(|| Record { at, kind, payload: &summed[1..] })
-}
-
-/// Where the next record stands after one that ends at `end`.
-fn next_place(end: usize) -> usize {
-    let left = BLOCK - end % BLOCK;
-    if left < HEADER { end + left } else { end }
-}
-
-/// The sound records from the beginning of a file.
-struct Scan<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Iterator for Scan<'a> {
-    type Item = Record<'a>;
-
-    fn next(&mut self) -> Option<Record<'a>> {
-        let record = record(self.bytes, self.at)?;
-        self.at = next_place(record.end());
-        Some(record)
-    }
-}
-
-/// The sound records after a bad place: anywhere in its block, for the place of the next one is not known, and then from
-/// the beginning of each later block.
-fn later(bytes: &[u8], bad: usize) -> impl Iterator<Item = Record<'_>> {
-    let block_end = (bad / BLOCK + 1) * BLOCK;
-    let here = (bad + 1..block_end.min(bytes.len())).filter_map(move |at| record(bytes, at));
-    let blocks = (block_end..bytes.len()).step_by(BLOCK);
-    here.chain(blocks.flat_map(move |at| Scan { bytes, at }.take_while(move |found| found.at < at + BLOCK)))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|error| Error::io(format!("reading {}", path.display()), error))
-}
-
-/// Refuses a damaged manifest. `dir` is RocksDB's own directory; nothing is checked if there is no database yet.
-pub(crate) fn check_manifest(dir: &Path) -> Result<()> {
-    let Ok(current) = fs::read_to_string(dir.join("CURRENT")) else { return Ok(()) };
-    let path = dir.join(current.trim_end());
-    // RocksDB says what it thinks of a name that leads nowhere.
-    if !current.starts_with("MANIFEST-") || !path.is_file() {
-        return Ok(());
-    }
-    let bytes = read(&path)?;
-    let mut scan = Scan { bytes: &bytes, at: 0 };
-    scan.by_ref().for_each(drop);
-    let bad = scan.at;
-    if bad >= bytes.len() {
-        return Ok(());
-    }
-    let damage = |what: &str| Err(Error::corrupt(format!("{} offset {bad}: {what}", path.display())));
-    if later(&bytes, bad).next().is_some() {
-        return damage("a record is damaged, and sound ones follow");
-    }
-    if let Some(rest) = bytes.get(bad..).filter(|rest| rest.len() >= HEADER)
-        && rest[..4] == crc32c::masked(&rest[HEADER - 1..]).to_le_bytes()
-    {
-        return damage("the length of a record is damaged");
-    }
-    Ok(())
 }
 
 /// Cuts what a crash left unfinished at the end of the write-ahead log, refuses damage, and makes the rest durable: RocksDB
@@ -175,7 +78,7 @@ pub(crate) fn cut_torn_tail(dir: &Path) -> Result<()> {
             File::open(path).and_then(|file| file.sync_all()).map_err(syncing)?;
             continue;
         };
-        let mut proof = later(&bytes, torn.bad).filter_map(|record| record.batch()?.2);
+        let mut proof = from_bad_place(&bytes, torn.bad).filter_map(|fragment| BatchHead::read(fragment)?.says);
         let is_proven = |evidence: Evidence| evidence.durable >= next.max(evidence.base + 1);
         if proof.any(is_proven) || follows(&files[number + 1..])? {
             let (place, bad) = (path.display(), torn.bad);
@@ -184,11 +87,32 @@ pub(crate) fn cut_torn_tail(dir: &Path) -> Result<()> {
                 "{place} offset {bad}: {what}; remove this node, and let it rejoin empty"
             )));
         }
-        let cutting = |error| Error::io(format!("cutting the torn end of {} at {}", path.display(), torn.batch), error);
+        let cutting =
+            |error| Error::io(format!("cutting the torn end of {} at {}", path.display(), torn.record), error);
         let file = File::options().write(true).open(path).map_err(cutting)?;
-        file.set_len(torn.batch as u64).and_then(|()| file.sync_all()).map_err(cutting)?;
+        file.set_len(torn.record as u64).and_then(|()| file.sync_all()).map_err(cutting)?;
     }
     Ok(())
+}
+
+/// Checks that nothing is missing between what RocksDB's files hold, which is all up to `in_files`, and the oldest file of
+/// the write-ahead log.
+///
+/// # Errors
+/// `Corrupt` if something is.
+pub(crate) fn check_beginning(dir: &Path, in_files: u64) -> Result<()> {
+    let Some(path) = log_files(dir)?.into_iter().next() else { return Ok(()) };
+    let mut bytes = Vec::new();
+    let reading = |error| Error::io(format!("reading the beginning of {}", path.display()), error);
+    File::open(&path).and_then(|file| file.take(BLOCK as u64).read_to_end(&mut bytes)).map_err(reading)?;
+    let says = Fragment::read(&bytes, 0).and_then(BatchHead::read).and_then(|batch| batch.says);
+    match says {
+        Some(Evidence { base, .. }) if base > in_files => Err(Error::corrupt(format!(
+            "{} follows write {base}, and the files before it end at {in_files}; remove this node, and let it rejoin empty",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Removes files of the write-ahead log in which nothing is. RocksDB would open them again only to give their space back,
@@ -225,89 +149,44 @@ fn log_files(dir: &Path) -> Result<Vec<PathBuf>> {
 fn follows(files: &[PathBuf]) -> Result<bool> {
     for path in files {
         let bytes = read(path)?;
-        if record(&bytes, 0).is_some() || later(&bytes, 0).next().is_some() {
+        if from_bad_place(&bytes, 0).next().is_some() {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// The unsound end of a file.
-struct Torn {
-    /// Where the first record is that is not sound or not there.
-    bad: usize,
-    /// Where its batch begins.
-    batch: usize,
+/// Where the file stops being sound, if before its end. `next` becomes the sequence number that comes next.
+fn torn_at(bytes: &[u8], next: &mut u64) -> Option<Unsound> {
+    whole_records(bytes, |first| {
+        if let Some(batch) = BatchHead::read(first) {
+            *next = batch.sequence + u64::from(batch.steps);
+        }
+    })
 }
 
-/// Where the file stops being sound, if before its end. `next` becomes the sequence number that comes next.
-fn torn_at(bytes: &[u8], next: &mut u64) -> Option<Torn> {
-    let mut scan = Scan { bytes, at: 0 };
-    let mut batch = None;
-    let mut after = *next;
-    for record in scan.by_ref() {
-        match record.kind {
-            FULL | FIRST if batch.is_some() => return Some(Torn { bad: record.at, batch: batch? }),
-            MIDDLE | LAST if batch.is_none() => return Some(Torn { bad: record.at, batch: record.at }),
-            _ => {}
-        }
-        if let Some((sequence, count, _)) = record.batch() {
-            after = sequence + u64::from(count);
-        }
-        match record.kind {
-            FIRST => batch = Some(record.at),
-            FULL | LAST => (batch, *next) = (None, after),
-            _ => {}
-        }
-    }
-    let bad = scan.at;
-    (bad < bytes.len() || batch.is_some()).then(|| Torn { bad, batch: batch.unwrap_or(bad) })
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|error| Error::io(format!("reading {}", path.display()), error))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A file as RocksDB writes it.
-    #[derive(Default)]
-    struct Written(Vec<u8>);
+    use crate::log_format::HEADER;
+    use crate::log_format::written::Written;
 
     impl Written {
-        fn physical(&mut self, kind: u8, payload: &[u8]) {
-            let summed = [&[kind], payload].concat();
-            self.0.extend_from_slice(&crc32c::masked(&summed).to_le_bytes());
-            self.0.extend_from_slice(&u16::try_from(payload.len()).unwrap().to_le_bytes());
-            self.0.extend_from_slice(&summed);
-        }
-
-        fn record(&mut self, mut payload: &[u8]) {
-            let mut is_first = true;
-            loop {
-                let left = BLOCK - self.0.len() % BLOCK;
-                if left < HEADER {
-                    self.0.resize(self.0.len() + left, 0);
-                    continue;
-                }
-                let part = payload.len().min(left - HEADER);
-                let is_last = part == payload.len();
-                let kind = match (is_first, is_last) {
-                    (true, true) => FULL,
-                    (true, false) => FIRST,
-                    (false, false) => MIDDLE,
-                    (false, true) => LAST,
-                };
-                self.physical(kind, &payload[..part]);
-                payload = &payload[part..];
-                is_first = false;
-                if is_last {
-                    return;
-                }
-            }
-        }
-
         fn batch(&mut self, sequence: u64, durable: u64, len: usize) {
+            self.steps(1, sequence, durable, len);
+        }
+
+        fn witness(&mut self, sequence: u64, durable: u64) {
+            self.steps(0, sequence, durable, 0);
+        }
+
+        fn steps(&mut self, steps: u32, sequence: u64, durable: u64, len: usize) {
             let mut payload = sequence.to_le_bytes().to_vec();
-            payload.extend_from_slice(&1u32.to_le_bytes());
+            payload.extend_from_slice(&steps.to_le_bytes());
             payload.extend_from_slice(&LOG_DATA);
             payload.extend_from_slice(&Evidence { base: 0, durable }.encode());
             payload.resize(payload.len() + len, sequence as u8);
@@ -386,24 +265,88 @@ mod tests {
         assert!(cut(&[("000004.log", short)]).is_ok());
     }
 
+    /// A log in which the second batch begins with so many bytes left in the block.
+    fn second_batch_at(left: usize) -> Written {
+        let mut log = Written::default();
+        log.batch(1, 0, BLOCK - left - HEADER - BatchHead::LEN);
+        assert_eq!(log.0.len(), BLOCK - left);
+        log
+    }
+
     #[test]
-    fn a_manifest_with_a_changed_byte_is_damaged_unless_its_last_record_is_merely_unreadable() {
-        let mut manifest = Written::default();
-        manifest.record(&[1; 50]);
-        let last = manifest.0.len();
-        manifest.record(&[2; 60]);
-        let check = |bytes: &[u8]| {
-            let dir = tempfile::tempdir().unwrap();
-            fs::write(dir.path().join("CURRENT"), "MANIFEST-000005\n").unwrap();
-            fs::write(dir.path().join("MANIFEST-000005"), bytes).unwrap();
-            check_manifest(dir.path())
-        };
-        check(&manifest.0).unwrap();
-        // The payload and the sum of the last record are RocksDB's to check; of its length only this knows.
-        for at in (0..last).chain([last + 4, last + 5]) {
-            let mut damaged = manifest.0.clone();
-            damaged[at] ^= 0x80;
-            assert!(matches!(check(&damaged), Err(Error::Corrupt { .. })), "byte {at}");
+    fn a_batch_that_begins_anywhere_before_the_end_of_a_block_is_counted() {
+        for left in 0..45 {
+            let mut log = second_batch_at(left);
+            log.batch(2, 1, 100);
+            let kept = log.0.clone();
+            log.batch(3, 2, 100);
+            let lost = kept.len() + HEADER + 20;
+            log.batch(4, 2, 100);
+            assert_eq!(cut(&[("000004.log", &log.0)]).unwrap(), std::slice::from_ref(&log.0), "{left} left");
+            log.0[lost] ^= 1;
+            assert_eq!(cut(&[("000004.log", &log.0)]).unwrap(), [kept], "{left} left");
         }
+    }
+
+    #[test]
+    fn a_batch_that_begins_anywhere_before_the_end_of_a_block_bears_witness() {
+        for left in 0..45 {
+            let mut log = second_batch_at(left);
+            let first = log.0.len();
+            log.batch(2, 1, 100);
+            for at in [0, HEADER, HEADER + BatchHead::LEN, first - 1] {
+                let mut damaged = log.0.clone();
+                damaged[at] ^= 1;
+                let refused = cut(&[("000004.log", &damaged)]);
+                assert!(matches!(refused, Err(Error::Corrupt { .. })), "{left} left, byte {at}: {refused:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_torn_anywhere_around_the_end_of_a_block_is_cut_whole() {
+        for left in 0..45 {
+            let mut log = second_batch_at(left);
+            let kept = log.0.clone();
+            log.batch(2, 1, 100);
+            for end in (kept.len() + 1..log.0.len()).step_by(7) {
+                let [cut] = &cut(&[("000004.log", &log.0[..end])]).unwrap()[..] else { panic!("one file") };
+                // The unused end of a block may stay.
+                assert!(cut.len() >= kept.len() && cut.len() < kept.len() + HEADER, "{left} left, torn at {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_witness_proves_what_had_been_synced_before_it_and_nothing_else() {
+        let mut log = Written::default();
+        log.batch(1, 0, 100);
+        let second = log.0.len();
+        log.batch(2, 1, 100);
+        let end = log.0.len();
+        let damaged = |bytes: &[u8], at: usize| {
+            let mut damaged = bytes.to_vec();
+            damaged[at] ^= 1;
+            cut(&[("000004.log", &damaged)])
+        };
+        assert_eq!(damaged(&log.0, second + 50).unwrap(), [&log.0[..second]]);
+        log.witness(3, 2);
+        assert!(matches!(damaged(&log.0, second + 50), Err(Error::Corrupt { .. })));
+        // The witness itself is no loss, and what follows it is only if it had been synced.
+        assert_eq!(damaged(&log.0, end + 20).unwrap(), [&log.0[..end]]);
+        log.batch(3, 2, 100);
+        assert_eq!(damaged(&log.0, end + 20).unwrap(), [&log.0[..end]]);
+        log.witness(4, 3);
+        assert!(matches!(damaged(&log.0, end + 20), Err(Error::Corrupt { .. })));
+    }
+
+    #[test]
+    fn a_log_that_begins_after_what_the_files_hold_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Written::default();
+        log.record(&[&6u64.to_le_bytes()[..], &[0; 4], &LOG_DATA, &Evidence { base: 5, durable: 5 }.encode()].concat());
+        fs::write(dir.path().join("000004.log"), &log.0).unwrap();
+        check_beginning(dir.path(), 5).unwrap();
+        assert!(matches!(check_beginning(dir.path(), 4), Err(Error::Corrupt { .. })));
     }
 }

@@ -8,12 +8,13 @@
 //! ```
 
 use std::ops::RangeInclusive;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use d_engine_core::{Entry, Error, LogId, LogStore, Reader, Result, checksum};
-use rocksdb::{DBRawIterator, WriteBatch};
+use rocksdb::{DBRawIterator, Snapshot, WriteBatch};
 
 use crate::log_database::{LogDatabase, Writer};
 use crate::options::bounded;
@@ -27,9 +28,20 @@ const STATE_VERSION: u8 = 1;
 /// return. Dropping the last handle writes everything to files; nothing relies on that.
 #[derive(Debug)]
 pub struct RocksLogStore {
-    /// Held exclusively while a batch is applied, so that reads of several entries see whole batches.
+    /// Held for a moment only, never during a read or a write.
     state: RwLock<State>,
+    /// Held exclusively while entries go and the state changes with them, and shared while a view is taken: so a view
+    /// sees such a batch whole. What is only added needs no lock, for a view ends where the state says.
+    removing: RwLock<()>,
+    /// How often the beginning of the log has been moved. After that whole files go, which views do not keep.
+    moves: AtomicU64,
     database: Arc<LogDatabase>,
+}
+
+/// The log between two calls.
+struct View<'a> {
+    state: State,
+    entries: Snapshot<'a>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -88,7 +100,7 @@ fn after(index: u64) -> Vec<u8> {
 impl RocksLogStore {
     pub(crate) fn new(database: Arc<LogDatabase>) -> Result<Self> {
         let state = open_state(&database)?;
-        Ok(Self { state: RwLock::new(state), database })
+        Ok(Self { state: RwLock::new(state), removing: RwLock::new(()), moves: AtomicU64::new(0), database })
     }
 
     // A poisoned lock is used on: the state under it is replaced whole.
@@ -96,15 +108,23 @@ impl RocksLogStore {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    fn set_state(&self, next: State) {
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = next;
+    }
+
+    /// Never waits for a read, nor for a write that adds entries.
+    fn view(&self) -> View<'_> {
+        let _removing = self.removing.read().unwrap_or_else(PoisonError::into_inner);
+        // The state first: the snapshot may have more, but not less.
+        let state = *self.state();
+        View { state, entries: self.database.db().snapshot() }
     }
 
     /// Applies one batch, after which the log is as `next` says.
     fn apply(&self, writer: &mut Writer<'_>, doing: &str, batch: WriteBatch, next: State) -> Result<()> {
-        let mut state = self.state_mut();
+        let _removing = self.removing.write().unwrap_or_else(PoisonError::into_inner);
         writer.write(doing, batch)?;
-        *state = next;
+        self.set_state(next);
         Ok(())
     }
 
@@ -123,7 +143,13 @@ impl RocksLogStore {
             writer.check_space(doing, batch.size_in_bytes())?;
         }
         let last = entries.last().map_or(from - 1, |entry| entry.index);
-        self.apply(&mut writer, doing, batch, State { last, ..state })
+        let next = State { last, ..state };
+        if from <= state.last {
+            return self.apply(&mut writer, doing, batch, next);
+        }
+        writer.write(doing, batch)?;
+        self.set_state(next);
+        Ok(())
     }
 
     /// Changes the beginning of the log durably, and removes the entries of `gone`.
@@ -135,7 +161,9 @@ impl RocksLogStore {
             batch.delete_range_cf(entries, key(*gone.start()).to_vec(), after(*gone.end()));
         }
         self.apply(&mut writer, "moving the beginning of the log", batch, next)?;
-        self.database.sync()?;
+        // Before files go: a read that may have missed them begins again.
+        self.moves.fetch_add(1, Ordering::SeqCst);
+        writer.sync()?;
         if gone.is_empty() {
             return Ok(());
         }
@@ -146,23 +174,38 @@ impl RocksLogStore {
 
     /// Entries of the range; ends early once `max_bytes` are reached, but not before the first.
     fn read(&self, range: RangeInclusive<u64>, max_bytes: usize) -> Result<Vec<Entry>> {
-        let state = self.state();
-        state.check(*range.start())?;
-        let (from, to) = (*range.start(), (*range.end()).min(state.last));
+        self.undisturbed(|view| self.read_view(view, &range, max_bytes))
+    }
+
+    /// What `look` finds in a view from which no files have gone meanwhile.
+    fn undisturbed<T>(&self, look: impl Fn(&View<'_>) -> Result<T>) -> Result<T> {
+        loop {
+            let moves = self.moves.load(Ordering::SeqCst);
+            let found = look(&self.view());
+            if self.moves.load(Ordering::SeqCst) == moves {
+                return found;
+            }
+        }
+    }
+
+    fn read_view(&self, view: &View<'_>, range: &RangeInclusive<u64>, max_bytes: usize) -> Result<Vec<Entry>> {
+        view.state.check(*range.start())?;
+        let (from, to) = (*range.start(), (*range.end()).min(view.state.last));
         if from > to {
             return Ok(Vec::new());
         }
         if from == to {
-            let found = self.database.db().get_pinned_cf(self.database.entries()?, key(from));
+            let found = view.entries.get_pinned_cf(self.database.entries()?, key(from));
             let found =
                 self.database.failures().read("reading an entry", found).map_err(|e| name_entries(e, from, to))?;
             return Ok(vec![self.decode(from, found.as_deref())?]);
         }
-        self.read_several(from, to, max_bytes)
+        self.read_several(view, from, to, max_bytes)
     }
 
-    fn read_several(&self, from: u64, to: u64, max_bytes: usize) -> Result<Vec<Entry>> {
-        let mut found = iterate(&self.database, from, to)?;
+    fn read_several(&self, view: &View<'_>, from: u64, to: u64, max_bytes: usize) -> Result<Vec<Entry>> {
+        let options = bounded(Some(key(from).to_vec()), Some(after(to)));
+        let mut found = view.entries.raw_iterator_cf_opt(self.database.entries()?, options);
         found.seek_to_first();
         let mut entries: Vec<Entry> = Vec::new();
         let mut bytes = 0;
@@ -293,7 +336,7 @@ impl LogStore for RocksLogStore {
     }
 
     async fn flush(&self) -> Result<(), Error> {
-        self.database.sync()
+        self.database.flush()
     }
 
     async fn reset(&self) -> Result<(), Error> {
@@ -324,5 +367,121 @@ impl LogStore for RocksLogStore {
 
     async fn read_limited(&self, range: RangeInclusive<u64>, max_bytes: usize) -> Result<Vec<Entry>, Error> {
         self.read(range, max_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::atomic::AtomicBool;
+
+    use d_engine_core::{EntryKind, StorageEngine};
+
+    use super::*;
+    use crate::RocksStorageEngine;
+
+    fn entries(range: RangeInclusive<u64>, term: u64) -> Vec<Entry> {
+        range.map(|index| Entry::new(index, term, EntryKind::Command, vec![term as u8; 100])).collect()
+    }
+
+    fn terms(read: &[Entry]) -> Vec<u64> {
+        read.iter().map(|entry| entry.term).collect()
+    }
+
+    #[tokio::test]
+    async fn a_read_under_way_holds_up_no_write_and_sees_the_log_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = RocksStorageEngine::open(dir.path()).unwrap().log_store();
+        log.persist_entries(entries(1..=9, 1)).await.unwrap();
+        let before = log.view();
+        log.persist_entries(entries(10..=12, 1)).await.unwrap();
+        log.replace_from(5, entries(5..=6, 2)).await.unwrap();
+        log.truncate(6).await.unwrap();
+        log.flush().await.unwrap();
+        let read = log.read_view(&before, &(1..=99), usize::MAX).unwrap();
+        assert_eq!(terms(&read), [1; 9]);
+        assert_eq!(terms(&log.get_entries(1..=99).await.unwrap()), [1, 1, 1, 1, 2]);
+        // These let files go, which a view does not keep: such a read begins again.
+        log.purge(LogId::new(1, 3)).await.unwrap();
+        log.reset().await.unwrap();
+        drop(before);
+        assert_eq!(log.last_index(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_write_under_way_holds_up_no_read_and_is_not_seen_in_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = RocksStorageEngine::open(dir.path()).unwrap().log_store();
+        log.persist_entries(entries(1..=3, 1)).await.unwrap();
+        // An append between its write and its end.
+        let mut writer = log.database.writer().unwrap();
+        let mut batch = writer.batch();
+        for entry in entries(4..=6, 1) {
+            batch.put_cf(log.database.entries().unwrap(), key(entry.index), entry.encode());
+        }
+        writer.write("writing entries", batch).unwrap();
+        assert_eq!((log.last_index(), log.purged()), (3, LogId::default()));
+        assert_eq!(log.get_entries(1..=99).await.unwrap().len(), 3);
+        assert_eq!(log.entry(4).await.unwrap(), None);
+    }
+
+    #[test]
+    fn a_read_under_way_while_the_beginning_moves_begins_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = RocksStorageEngine::open(dir.path()).unwrap().log_store();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(log.persist_entries(entries(1..=9, 1))).unwrap();
+        let begun = Cell::new(0);
+        let read = log.undisturbed(|view| {
+            begun.set(begun.get() + 1);
+            if begun.get() == 1 {
+                runtime.block_on(log.purge(LogId::new(1, 5)))?;
+            }
+            log.read_view(view, &(3..=9), usize::MAX)
+        });
+        assert!(matches!(read, Err(Error::Compacted { first: 6 })), "{read:?}");
+        assert_eq!(begun.get(), 2);
+    }
+
+    #[test]
+    fn readers_beside_appends_replacements_purges_and_resets_see_the_log_between_two_calls() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = RocksStorageEngine::open(dir.path()).unwrap().log_store();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::SeqCst) {
+                        let from = log.purged().index + 1;
+                        match log.read(from..=u64::MAX - 1, usize::MAX) {
+                            // Ten at a time, each time of one term.
+                            Ok(read) => {
+                                let tens: Vec<_> = read.chunk_by(|a, b| a.term == b.term).map(<[_]>::len).collect();
+                                assert!(tens.iter().all(|len| len % 10 == 0), "{tens:?} entries of a term");
+                            }
+                            Err(Error::Compacted { .. }) => {}
+                            Err(other) => panic!("{other}"),
+                        }
+                    }
+                });
+            }
+            runtime.block_on(async {
+                for round in 0..300 {
+                    let (term, last) = (round + 1, log.last_index());
+                    match round % 6 {
+                        0..=2 => log.persist_entries(entries(last + 1..=last + 10, term)).await.unwrap(),
+                        3 | 4 => log.replace_from(last - 9, entries(last - 9..=last + 10, term)).await.unwrap(),
+                        _ if round % 5 == 0 => log.reset().await.unwrap(),
+                        _ => {
+                            let up_to = log.purged().index + 10;
+                            let id = log.entry(up_to).await.unwrap().unwrap().id();
+                            log.purge(id).await.unwrap();
+                        }
+                    }
+                }
+            });
+            done.store(true, Ordering::SeqCst);
+        });
     }
 }

@@ -33,7 +33,7 @@ impl MetaStore for RocksMetaStore {
         let mut batch = writer.batch();
         batch.put_cf(self.database.meta()?, HARD_STATE, &bytes);
         writer.write(doing, batch)?;
-        self.database.sync()
+        writer.sync()
     }
 
     fn load_hard_state(&self) -> Result<Option<HardState>, Error> {

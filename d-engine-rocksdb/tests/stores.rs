@@ -82,6 +82,87 @@ async fn changed_bytes_of_an_entry_are_damage() {
     assert_eq!(log.entry(5).await.unwrap(), entries(5..=5).pop());
 }
 
+/// Takes `cut` bytes from the end of the only write-ahead file, and changes one so far before its new end.
+fn rot(dir: &Path, before_end: usize, cut: usize) {
+    let [log] = &files(&dir.join("rocksdb"), ".log")[..] else { panic!("one write-ahead file") };
+    let mut bytes = fs::read(log).unwrap();
+    bytes.truncate(bytes.len() - cut);
+    let at = bytes.len() - before_end;
+    bytes[at] ^= 1;
+    fs::write(log, bytes).unwrap();
+}
+
+/// What an unsynced write, which says that all before it was synced, takes in the write-ahead log.
+const WITNESS: usize = 7 + 12 + 2 + 16;
+
+#[tokio::test]
+async fn rot_in_the_group_that_was_flushed_last_is_damage_also_if_nothing_was_written_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    log.persist_entries(entries(1..=5)).await.unwrap();
+    log.flush().await.unwrap();
+    log.persist_entries(entries(6..=9)).await.unwrap();
+    log.flush().await.unwrap();
+    let opened = |cut| {
+        let copy = tempfile::tempdir().unwrap();
+        copy_all(dir.path(), copy.path());
+        rot(copy.path(), if cut == 0 { WITNESS + 5 } else { 5 }, cut);
+        RocksStorageEngine::open(copy.path()).map(|engine| engine.log_store().last_index())
+    };
+    assert!(matches!(opened(0), Err(Error::Corrupt { .. })));
+    // Within the window that the README names: a loss of power took the witness, and the group has rotted besides.
+    assert_eq!(opened(WITNESS).unwrap(), 5);
+}
+
+#[tokio::test]
+async fn a_vote_that_rots_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = RocksStorageEngine::open(dir.path()).unwrap().meta_store();
+    meta.save_hard_state(&HardState::new(3, Some(1), None)).unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    copy_all(dir.path(), copy.path());
+    RocksStorageEngine::open(copy.path()).unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    copy_all(dir.path(), copy.path());
+    rot(copy.path(), WITNESS + 5, 0);
+    assert!(matches!(RocksStorageEngine::open(copy.path()), Err(Error::Corrupt { .. })));
+}
+
+#[tokio::test]
+async fn a_manifest_that_ends_early_never_makes_the_log_shorter() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = dir.path().join("rocksdb");
+    log_of_nine(dir.path()).await;
+    let engine = RocksStorageEngine::open(dir.path()).unwrap();
+    let listed = files(&own, ".sst").len();
+    let big = |index: u64| Entry::new(index, 1, EntryKind::Command, vec![index as u8; 1 << 20]);
+    for index in 10..=25 {
+        engine.log_store().persist_entries(vec![big(index)]).await.unwrap();
+    }
+    // So many bytes go from memory to a file, and the write-ahead file before goes. The next one has no entries.
+    engine.meta_store().save_hard_state(&HardState::new(3, Some(1), None)).unwrap();
+    while files(&own, ".log").len() > 1 || files(&own, ".sst").len() <= listed {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let noted = fs::read_to_string(own.join("manifest-synced")).unwrap();
+    let (name, length) = noted.split_once(' ').unwrap();
+    let from: usize = length.split(' ').next().unwrap().parse().unwrap();
+    let whole = fs::read(own.join(name)).unwrap();
+    assert!(from < whole.len(), "the file of entries is listed after the note");
+    let mut refused = 0;
+    for end in (from..=whole.len()).rev().step_by(9).chain([from]) {
+        let copy = tempfile::tempdir().unwrap();
+        copy_all(dir.path(), copy.path());
+        fs::write(copy.path().join("rocksdb").join(name), &whole[..end]).unwrap();
+        match RocksStorageEngine::open(copy.path()) {
+            Ok(engine) => assert_eq!(engine.log_store().get_entries(1..=99).await.unwrap().len(), 25, "ends at {end}"),
+            Err(Error::Corrupt { .. }) => refused += 1,
+            Err(other) => panic!("ends at {end}: {other}"),
+        }
+    }
+    assert!(refused > 0);
+}
+
 #[tokio::test]
 async fn an_unreadable_hard_state_is_an_error() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,7 +1,9 @@
 #![doc = include_str!("../README.md")]
 
 mod crash;
+pub mod directory;
 mod entries;
+pub mod history;
 pub mod kv_store_test;
 mod law;
 mod macros;

@@ -69,6 +69,8 @@ impl Ending {
             network.shutdown().await;
         }
         self.shared.inbox.close();
+        // A machine that is stopped does it itself; this one may have failed, or its thread hang.
+        self.shared.end_watches();
         self.shared.snapshots.forget_receipt();
         let hanging = join_all(self.take_threads(), JOIN_WAIT).await;
         for thread in &hanging {
@@ -131,6 +133,7 @@ impl Drop for Ending {
         self.shared.refuse_calls();
         self.shared.end_tasks();
         self.shared.inbox.close();
+        self.shared.end_watches();
         self.shared.snapshots.forget_receipt();
         #[cfg(feature = "server")]
         if let Some(network) = self.shared.network() {

@@ -43,10 +43,32 @@ impl KvCalls for Shared {
 }
 
 impl Shared {
-    /// Begins a watch on this node's own machine. One that was removed is refused: nothing would ever be told.
+    /// Begins a watch on this node's own machine. A node that serves no more refuses: nothing would ever be told.
     pub(crate) fn begin_watch(&self, request: Bytes, sink: Box<dyn WatchSink>) -> Result<()> {
+        self.check_serves()?;
+        self.with_machine(|machine| machine.watch(request, sink))?;
+        if self.check_serves().is_err() {
+            // Whoever ended the watches may have come before this one.
+            self.end_watches();
+        }
+        Ok(())
+    }
+
+    /// Ends the watches on this node, which serves no more. That is known before, so that none begins unseen.
+    pub(crate) fn end_watches(&self) {
+        // Without a machine there are none.
+        let _ = self.with_machine(|machine| {
+            machine.end_watches();
+            Ok(())
+        });
+    }
+
+    fn check_serves(&self) -> Result<()> {
         self.inbox_open()?;
-        self.with_machine(|machine| machine.watch(request, sink))
+        match self.published.failure() {
+            Some(_) => Err(self.ended()),
+            None => Ok(()),
+        }
     }
 
     /// Whether this version's machine reads the command. One that does not stops on it, because to skip it would make

@@ -37,8 +37,12 @@ impl Shared {
     }
 
     fn set_removed(&self, why: Option<String>) {
-        self.is_removed.store(why.is_some(), Ordering::Relaxed);
+        let is_removed = why.is_some();
         self.in_cluster(|place| place.removed = why);
+        self.is_removed.store(is_removed, Ordering::SeqCst);
+        if is_removed {
+            self.end_watches();
+        }
     }
 
     /// Why this node does not serve although consensus has not failed.
@@ -116,6 +120,9 @@ async fn look_after(shared: Weak<Shared>, every: Duration) {
         tokio::time::sleep(every).await;
         let Some(shared) = shared.upgrade().filter(|shared| shared.is_open()) else { return };
         let status = shared.published.status();
+        if status.failure.is_some() {
+            shared.end_watches();
+        }
         if status.leader.is_some() || !status.identity.formed {
             looks_without_leader = 0;
             shared.set_removed(None);

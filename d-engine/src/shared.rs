@@ -332,7 +332,7 @@ impl Shared {
     }
 
     /// Why nobody answers any more.
-    fn ended(&self) -> ClientError {
+    pub(crate) fn ended(&self) -> ClientError {
         match self.published.failure() {
             Some(why) => ClientError::unavailable(format!("node {} takes part no more: {why}", self.id())),
             None => ClientError::ShuttingDown,

@@ -71,7 +71,7 @@ impl Numbers {
         KvTxn::new(compares, then, otherwise)
     }
 
-    fn command(&mut self) -> KvCommand {
+    fn command(&mut self, index: u64) -> KvCommand {
         match self.below(16) {
             0..=3 => KvCommand::Put { key: self.key(), value: self.value() },
             4 => KvCommand::Delete { key: self.key() },
@@ -80,7 +80,9 @@ impl Numbers {
             8..=10 => KvCommand::Txn(self.txn()),
             11 => KvCommand::LeaseGrant { id: self.below(6), ttl_ms: 1 + self.below(100) },
             12 => KvCommand::LeaseRevoke { id: 1 + self.below(6) },
-            13 => KvCommand::LeaseExpire { leases: vec![LeaseMark { id: 1 + self.below(6), renewals: 0 }] },
+            13 => KvCommand::LeaseExpire {
+                leases: (0..12).map(|n| LeaseMark { id: 1 + self.below(6), began: index.saturating_sub(n) }).collect(),
+            },
             14 => KvCommand::LeaseKeepAlive { ids: vec![1 + self.below(6)] },
             _ => KvCommand::SessionOpen,
         }
@@ -89,7 +91,7 @@ impl Numbers {
     fn entry(&mut self, index: u64) -> Entry {
         let header = SessionHeader { session: 1 + self.below(index), sequence: 1 + self.below(4), lowest: 1 };
         let session = if self.below(3) == 0 { Some(header) } else { None };
-        Entry::new(index, 1, EntryKind::Command, KvRequest::new(self.command(), session).encode())
+        Entry::new(index, 1, EntryKind::Command, KvRequest::new(self.command(index), session).encode())
     }
 }
 

@@ -270,8 +270,22 @@ async fn a_removed_node_is_told_and_may_be_added_again() {
     let leader = cluster.leader().await;
     let removed = cluster.nodes.values().find(|node| node.id() != leader.id()).unwrap();
     eventually(|| leader.put("any", "1")).await;
+    let mut watcher = removed.watch(Watch::prefix("")).await.unwrap();
     leader.remove(removed.id()).await.unwrap();
     until("the removed node knows", || removed.status().failure.is_some()).await;
+    let ended = async {
+        loop {
+            match watcher.next().await {
+                Ok(_) => {}
+                Err(error) => return error,
+            }
+        }
+    };
+    let ended = tokio::time::timeout(WITHIN, ended).await.expect("an open watch ends with its node's part");
+    assert!(
+        matches!(&ended, ClientError::Unavailable { why } if why.contains("was removed from its cluster")),
+        "{ended}"
+    );
     let ClientError::Unavailable { why } = removed.get("any").await.unwrap_err() else { panic!("not unavailable") };
     assert!(why.contains("was removed from its cluster"), "{why}");
     let ClientError::Unavailable { why } = removed.watch(Watch::prefix("")).await.unwrap_err() else {

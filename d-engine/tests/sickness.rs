@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use d_engine::mem::{MemKvStore, MemStorageEngine};
 use d_engine::storage::{LogStore, MetaStore, StorageEngine};
 use d_engine::{
     ClientError, Entry, Error, KvCommand, KvStateMachine, LogId, Node, NodeBuilder, NodeConfig, SnapshotChecksum,
-    SnapshotMetadata, StateMachine,
+    SnapshotMetadata, StateMachine, Watch, WatchSink, Watcher,
 };
 use tokio::sync::watch;
 
@@ -134,6 +135,15 @@ impl StateMachine for Machine {
     async fn reset(&self) -> Result<(), Error> {
         self.inner.reset().await
     }
+    fn read_at(&self, query: Bytes) -> Result<(Bytes, LogId), Error> {
+        self.inner.read_at(query)
+    }
+    fn watch(&self, request: Bytes, sink: Box<dyn WatchSink>) -> Result<(), Error> {
+        self.inner.watch(request, sink)
+    }
+    fn end_watches(&self) {
+        self.inner.end_watches();
+    }
 }
 
 async fn node(disk: Arc<Trap>, machine: Arc<Trap>) -> Node {
@@ -152,11 +162,11 @@ async fn node(disk: Arc<Trap>, machine: Arc<Trap>) -> Node {
     node
 }
 
-fn put() -> bytes::Bytes {
+fn put() -> Bytes {
     KvCommand::Put { key: "key".into(), value: "value".into() }.encode()
 }
 
-async fn check_failed(node: &Node, cause: &str) {
+async fn check_failed(node: &Node, mut watcher: Watcher, cause: &str) {
     let begun = std::time::Instant::now();
     assert_eq!(node.propose(put()).await.unwrap_err(), ClientError::Unknown, "its fate is not known");
     let why = loop {
@@ -175,6 +185,16 @@ async fn check_failed(node: &Node, cause: &str) {
     let status = node.status();
     assert_eq!(status.role, "failed");
     assert!(status.failure.unwrap().contains(cause));
+    let ended = async {
+        loop {
+            match watcher.next().await {
+                Ok(_) => {}
+                Err(error) => return error,
+            }
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(20), ended).await.expect("no watch stays open and silent");
+    assert!(matches!(&ended, ClientError::Unavailable { why } if why.contains(cause)), "{ended}");
     let error = node.shutdown().await.unwrap_err().to_string();
     assert!(error.contains(cause), "{error}");
 }
@@ -185,8 +205,9 @@ async fn a_failed_sync_stops_the_node_and_names_the_cause() {
         let trap = Trap::new(fault);
         let node = node(trap.clone(), Trap::new(Fault::Error)).await;
         node.propose(put()).await.unwrap();
+        let watcher = node.watch(Watch::all()).await.unwrap();
         trap.sprung.store(true, Ordering::SeqCst);
-        check_failed(&node, cause).await;
+        check_failed(&node, watcher, cause).await;
     }
 }
 
@@ -196,8 +217,9 @@ async fn a_failed_apply_stops_the_node_and_names_the_cause() {
         let trap = Trap::new(fault);
         let node = node(Trap::new(Fault::Error), trap.clone()).await;
         node.propose(put()).await.unwrap();
+        let watcher = node.watch(Watch::all()).await.unwrap();
         trap.sprung.store(true, Ordering::SeqCst);
-        check_failed(&node, cause).await;
+        check_failed(&node, watcher, cause).await;
     }
 }
 

@@ -4,6 +4,7 @@
 //! the rounds of all logs alternate in one process. What cannot be built or ended is a line that says why, never a
 //! figure. Everything is written below one directory, which goes at the end.
 
+pub(crate) mod cluster;
 mod machine;
 mod report;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::libclang;
 use crate::process;
 use crate::{Failed, cargo_path, root};
 use machine::Machine;
@@ -22,7 +24,9 @@ use report::Report;
 /// Benchmarks of storage: package and name. A backend joins with a line here, and `benches/log.rs` of its own that
 /// measures `NAME-log/append/N` in the directory `D_ENGINE_BENCH_DIR`.
 const BENCHES: &[(&str, &str)] =
-    &[("d-engine-file", "log"), ("d-engine-file", "kv"), ("d-engine-sled", "log"), ("d-engine-rocksdb", "log")];
+    &[("d-engine-file", "log"), ("d-engine-file", "kv"), ("d-engine-sled", "log"), (ROCKSDB, "log")];
+
+const ROCKSDB: &str = "d-engine-rocksdb";
 
 /// Begins the name of a directory that is written in; the number of the process follows.
 const SCRATCH: &str = "d-engine-bench-";
@@ -151,7 +155,10 @@ impl Places {
         if !source.exists() {
             return Err(format!("there is no {package}/benches/{bench}.rs"));
         }
-        let mut command = cargo(&["bench", "--locked", "--no-run", "-p", package, "--bench", bench]);
+        if package == ROCKSDB && !libclang::is_ready() {
+            return Err(format!("a tool is missing; to get it: {}", libclang::INSTALL));
+        }
+        let mut command = cargo_for(package, &["bench", "--locked", "--no-run", "-p", package, "--bench", bench]);
         self.step(
             &format!("building {bench} of {package}"),
             &format!("build-{package}-{bench}"),
@@ -161,7 +168,7 @@ impl Places {
     }
 
     fn bench(&self, package: &str, bench: &str) -> Result<(), String> {
-        let mut command = cargo(&["bench", "--locked", "-p", package, "--bench", bench, "--", "--noplot"]);
+        let mut command = cargo_for(package, &["bench", "--locked", "-p", package, "--bench", bench, "--", "--noplot"]);
         command.env("CRITERION_HOME", self.criterion()).env("D_ENGINE_BENCH_DIR", &self.scratch);
         self.step(&format!("measuring {bench} of {package}"), &format!("{package}-{bench}"), RUN_LIMIT, &mut command)
     }
@@ -210,6 +217,15 @@ struct Peers {
 fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(cargo_path());
     command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// Cargo for a member: the build of RocksDB must be told where libclang is.
+fn cargo_for(package: &str, arguments: &[&str]) -> Command {
+    let mut command = cargo(arguments);
+    if package == ROCKSDB {
+        command.envs(libclang::environment());
+    }
     command
 }
 

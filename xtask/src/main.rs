@@ -1,5 +1,5 @@
 //! Development commands of d-engine: `cargo verify`, `cargo xtask fix`, `codegen`, `simulate`, `mutants`, `explore`,
-//! `fuzz`, `bench`.
+//! `fuzz`, `python`, `chaos`, `bench`.
 //!
 //! `verify` judges the tree and never writes to it; `fix` and `codegen` write.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks on its standard streams")]
@@ -7,7 +7,9 @@
 mod bench;
 mod codegen;
 mod fuzz;
+mod libclang;
 mod process;
+mod python;
 mod tests_log;
 mod verify;
 
@@ -60,6 +62,8 @@ enum Task {
         #[arg(long)]
         seed: Option<u32>,
     },
+    /// Checks the Python client against the debug build of the binary
+    Python,
     #[command(disable_help_flag = true)]
     /// Looks at every state that a small cluster can reach, as in `explore` or `explore --crashes 1 --messages 2`
     Explore {
@@ -74,6 +78,13 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    #[command(disable_help_flag = true)]
+    /// Runs real processes under random faults and checks every answer, as in `chaos --minutes 30 --nodes 5`
+    Chaos {
+        /// Goes to the program of the crate d-engine-chaos; --help lists its flags
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Measures and compares; for a quiet machine
     #[command(subcommand)]
     Bench(Bench),
@@ -83,6 +94,10 @@ enum Task {
 enum Bench {
     /// Storage: the logs beside the device and beside others, the key-value stores
     Storage(bench::Storage),
+    /// Three nodes under load, called in process
+    Embedded(bench::cluster::Cluster),
+    /// Three nodes under load, called through a client over gRPC
+    Grpc(bench::cluster::Cluster),
 }
 
 fn main() -> ExitCode {
@@ -93,10 +108,14 @@ fn main() -> ExitCode {
         Task::Codegen { check } => codegen::codegen(check).map_err(Failed::Because),
         Task::Simulate { arguments } => raft_example("simulate", &["--release"], &arguments),
         Task::Fuzz { target, seconds, seed } => fuzz::fuzz(target.as_deref(), seconds, seed),
+        Task::Python => python::check(),
         Task::Explore { arguments } => raft_example("explore", &["--release"], &arguments),
         // With debug assertions, which notice some breaches before they do harm.
         Task::Mutants { arguments } => raft_example("mutants", &[], &arguments),
+        Task::Chaos { arguments } => chaos(&arguments),
         Task::Bench(Bench::Storage(arguments)) => bench::storage(&arguments),
+        Task::Bench(Bench::Embedded(arguments)) => bench::cluster::cluster("embedded", &arguments),
+        Task::Bench(Bench::Grpc(arguments)) => bench::cluster::cluster("grpc", &arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -129,6 +148,17 @@ fn raft_example(example: &str, profile: &[&str], arguments: &[String]) -> Result
     let run: Vec<_> = run.chain(arguments.iter().map(String::as_str)).collect();
     // What it found, or what is wrong with its arguments, it has said itself.
     cargo(&run).map_err(|_| Failed::Reported)
+}
+
+/// Runs the chaos of processes, with debug assertions in them. It finds the binary beside itself.
+fn chaos(arguments: &[String]) -> Result<(), Failed> {
+    cargo(&["build", "--quiet", "-p", "d-engine-cli", "-p", "d-engine-chaos"])?;
+    let because = |error: std::io::Error| Failed::Because(format!("could not start chaos: {error}"));
+    // Cargo has put both programs beside this one.
+    let program = std::env::current_exe().map_err(because)?.with_file_name("chaos");
+    let status = Command::new(program).args(arguments).stdin(Stdio::null()).status().map_err(because)?;
+    // What it found, it has said itself.
+    if status.success() { Ok(()) } else { Err(Failed::Reported) }
 }
 
 /// Runs cargo in the workspace with this process's own streams.

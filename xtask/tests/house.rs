@@ -10,7 +10,7 @@ use std::process::Command;
 use toml::{Table, Value};
 
 /// Crates that may depend on anything.
-const FREE: &[&str] = &["examples/", "benches/", "fuzz/", "xtask"];
+const FREE: &[&str] = &["examples/", "benches/", "chaos", "fuzz/", "xtask"];
 
 /// Who may depend on whom.
 const NORMAL: &[(&str, &[&str])] = &[

@@ -12,8 +12,8 @@ use d_engine_net::{Client, ClientError};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::PATIENCE;
 use super::progress::Bar;
+use crate::processes::PATIENCE;
 
 /// One key in so many is overwritten at once, so that a stale value would be noticed.
 const OVERWRITE_EVERY: usize = 10;

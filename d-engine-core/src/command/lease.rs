@@ -11,8 +11,9 @@ use crate::codec::Reader;
 pub struct LeaseMark {
     /// The lease.
     pub id: u64,
-    /// How often it had been kept alive.
-    pub renewals: u64,
+    /// Index of the entry that had begun its time last: that granted it, or kept it alive. A lease of the same id that was
+    /// granted anew has another one.
+    pub began: u64,
 }
 
 impl LeaseMark {
@@ -20,11 +21,11 @@ impl LeaseMark {
 
     pub(super) fn encode_into(self, out: &mut Vec<u8>) {
         put_u64(out, self.id);
-        put_u64(out, self.renewals);
+        put_u64(out, self.began);
     }
 
     pub(super) fn decode_from(reader: &mut Reader<'_>) -> Result<Self> {
-        Ok(Self { id: reader.u64()?, renewals: reader.u64()? })
+        Ok(Self { id: reader.u64()?, began: reader.u64()? })
     }
 }
 

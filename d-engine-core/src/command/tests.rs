@@ -68,7 +68,7 @@ fn txn() -> impl Strategy<Value = KvTxn> {
 }
 
 fn of_tables() -> impl Strategy<Value = KvCommand> {
-    let mark = || any::<(u64, u64)>().prop_map(|(id, renewals)| LeaseMark { id, renewals });
+    let mark = || any::<(u64, u64)>().prop_map(|(id, began)| LeaseMark { id, began });
     let time = (mark(), any::<u64>()).prop_map(|(mark, remaining_ms)| LeaseTime { mark, remaining_ms });
     prop_oneof![
         any::<(u64, u64)>().prop_map(|(id, ttl_ms)| KvCommand::LeaseGrant { id, ttl_ms }),
@@ -146,7 +146,7 @@ fn command_bytes_with_choices_stay_readable() {
         b"\x01\0\0\0\x03\0\0\0\0\0\x02\0\0\0\0",
     ]
     .concat();
-    let mark = LeaseMark { id: 3, renewals: 4 };
+    let mark = LeaseMark { id: 3, began: 4 };
     let golden = [
         (KvCommand::PutWith(put), 4, put_fields),
         (KvCommand::PutWith(KvPut::keep_value("k").lease(LeaseChoice::Ttl(9))), 4, ttl_fields),

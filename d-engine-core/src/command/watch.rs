@@ -67,8 +67,8 @@ pub enum WatchEnd {
         /// The revision to go on with; some of its changes may have been told.
         next_revision: u64,
     },
-    /// The state machine has stopped.
-    #[error("the node has stopped; watch on another one")]
+    /// The node does not serve any more: it has stopped or failed, or was removed from its cluster.
+    #[error("the node serves no more; watch on another one")]
     Stopped,
 }
 

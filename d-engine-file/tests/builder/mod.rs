@@ -1,108 +1,58 @@
 //! The builder of this backend for the test suite.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(unreachable_pub, reason = "shared by the test files")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use d_engine_core::{Error, StateMachine};
 use d_engine_file::vfs::sim::SimDisk;
 use d_engine_file::{FileKvStore, FileStorageEngine};
 use d_engine_kv::KvStateMachine;
 use d_engine_test_suite::SimulatedDisk;
-use d_engine_test_suite::kv_store_test::KvStoreBuilder;
-use d_engine_test_suite::state_machine_test::StateMachineBuilder;
-use d_engine_test_suite::storage_engine_test::StorageEngineBuilder;
-use tempfile::TempDir;
+use d_engine_test_suite::directory::{Backend, InDirectory, OpenEngine, OpenKvStore, OpenMachine};
 
 /// A place of its own for each test.
-pub struct File {
-    place: PathBuf,
-    _dir: Option<TempDir>,
-}
+pub type File = InDirectory<OnFiles>;
 
-impl File {
-    pub fn new() -> Self {
-        let dir = TempDir::new().unwrap();
-        Self { place: dir.path().join("store"), _dir: Some(dir) }
-    }
+/// Files of its own.
+pub struct OnFiles;
 
-    fn in_dir(dir: &Path) -> Option<Self> {
-        Some(Self { place: dir.join("store"), _dir: None })
-    }
+impl Backend for OnFiles {}
 
-    fn place(&self) -> &Path {
-        &self.place
-    }
-
-    fn empty(place: &Path) -> Result<(), Error> {
-        match std::fs::remove_dir_all(place) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
-    }
-}
-
-#[async_trait]
-impl StorageEngineBuilder for File {
+impl OpenEngine for OnFiles {
     type Engine = FileStorageEngine;
 
-    async fn build(&self) -> Result<Arc<FileStorageEngine>, Error> {
-        Ok(Arc::new(FileStorageEngine::open(self.place())?))
+    fn open(dir: &Path) -> Result<FileStorageEngine, Error> {
+        FileStorageEngine::open(dir)
     }
 
-    async fn cleanup(&self) -> Result<(), Error> {
-        Self::empty(self.place())
-    }
-
-    fn at(dir: &Path) -> Option<Self> {
-        Self::in_dir(dir)
-    }
-
-    fn simulated_disk(&self) -> Option<Box<dyn SimulatedDisk<FileStorageEngine>>> {
+    fn simulated_disk() -> Option<Box<dyn SimulatedDisk<FileStorageEngine>>> {
         Some(Box::new(Simulated(SimDisk::new())))
     }
 }
 
-#[async_trait]
-impl KvStoreBuilder for File {
+impl OpenKvStore for OnFiles {
     type Store = FileKvStore;
 
-    async fn build(&self) -> Result<Arc<FileKvStore>, Error> {
-        Ok(Arc::new(FileKvStore::open(self.place())?))
+    fn open(dir: &Path) -> Result<FileKvStore, Error> {
+        FileKvStore::open(dir)
     }
 
-    async fn cleanup(&self) -> Result<(), Error> {
-        Self::empty(self.place())
-    }
-
-    fn at(dir: &Path) -> Option<Self> {
-        Self::in_dir(dir)
-    }
-
-    fn simulated_disk(&self) -> Option<Box<dyn SimulatedDisk<FileKvStore>>> {
+    fn simulated_disk() -> Option<Box<dyn SimulatedDisk<FileKvStore>>> {
         Some(Box::new(Simulated(SimDisk::new())))
     }
 }
 
 /// The built-in machine over the file store.
-#[async_trait]
-impl StateMachineBuilder for File {
-    async fn build(&self) -> Result<Arc<dyn StateMachine>, Error> {
-        Ok(Arc::new(KvStateMachine::new(FileKvStore::open(self.place())?)?))
+impl OpenMachine for OnFiles {
+    type Machine = KvStateMachine;
+
+    fn open(dir: &Path) -> Result<KvStateMachine, Error> {
+        KvStateMachine::new(FileKvStore::open(dir)?)
     }
 
-    async fn cleanup(&self) -> Result<(), Error> {
-        Self::empty(self.place())
-    }
-
-    fn at(dir: &Path) -> Option<Self> {
-        Self::in_dir(dir)
-    }
-
-    fn simulated_disk(&self) -> Option<Box<dyn SimulatedDisk<dyn StateMachine>>> {
+    fn simulated_disk() -> Option<Box<dyn SimulatedDisk<dyn StateMachine>>> {
         Some(Box::new(Simulated(SimDisk::new())))
     }
 }

@@ -64,10 +64,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
         behind: BTreeSet::new(),
     };
     thread.serve();
-    let stopped = WatchMessage::Ended(WatchEnd::Stopped).encode();
-    for (_, watcher) in thread.watchers.drain() {
-        watcher.sink.end(stopped.clone());
-    }
+    thread.end_all();
 }
 
 impl Thread<'_> {
@@ -76,7 +73,7 @@ impl Thread<'_> {
         loop {
             let mut state = self.shared.lock();
             if idle
-                && !(state.woken || state.progress || state.stop || !state.arrived.is_empty())
+                && !(state.woken || state.progress || state.end_all || state.stop || !state.arrived.is_empty())
                 && state.history.end() == self.number
             {
                 state.waits = true;
@@ -91,9 +88,12 @@ impl Thread<'_> {
             }
             state.woken = false;
             let arrived = std::mem::take(&mut state.arrived);
-            let progress = std::mem::take(&mut state.progress);
+            let (progress, end_all) = (std::mem::take(&mut state.progress), std::mem::take(&mut state.end_all));
             drop(state);
             arrived.into_iter().for_each(|arrival| self.welcome(arrival));
+            if end_all {
+                self.end_all();
+            }
             let advanced = self.advance();
             let caught_up = self.catch_up();
             idle = !advanced && !caught_up;
@@ -236,6 +236,16 @@ impl Thread<'_> {
             return false;
         }
         true
+    }
+
+    /// Ends every watcher: the node serves no more.
+    fn end_all(&mut self) {
+        let stopped = WatchMessage::Ended(WatchEnd::Stopped).encode();
+        self.index = Index::default();
+        self.behind.clear();
+        for (_, watcher) in self.watchers.drain() {
+            watcher.sink.end(stopped.clone());
+        }
     }
 
     fn end_slow(&mut self, id: u64, next_revision: u64) {

@@ -14,7 +14,8 @@ pub(crate) const WINDOW: u64 = 1_024;
 #[derive(Clone, Debug, PartialEq)]
 struct Lease {
     ttl_ms: u64,
-    renewals: u64,
+    /// Index of the entry that began its time last.
+    began: u64,
     owned: bool,
 }
 
@@ -117,20 +118,20 @@ impl Model {
                 KvOutcome::Cas { revision: self.revision, succeeded, current }
             }
             KvCommand::PutWith(put) => {
-                let result = self.operate(next, &KvOp::Put(put.clone()))?;
+                let result = self.operate(index, next, &KvOp::Put(put.clone()))?;
                 KvOutcome::Done { revision: self.revision, result }
             }
             KvCommand::DeleteRange(delete) => {
-                let result = self.operate(next, &KvOp::Delete(delete.clone()))?;
+                let result = self.operate(index, next, &KvOp::Delete(delete.clone()))?;
                 KvOutcome::Done { revision: self.revision, result }
             }
-            KvCommand::Txn(txn) => self.transact(next, txn)?,
+            KvCommand::Txn(txn) => self.transact(index, next, txn)?,
             KvCommand::LeaseGrant { id, ttl_ms } => {
                 if *id != 0 && self.leases.contains_key(id) {
                     return Err(KvReject::LeaseExists { id: *id });
                 }
                 let id = if *id == 0 { self.choose_lease() } else { *id };
-                self.leases.insert(id, Lease { ttl_ms: *ttl_ms, renewals: 0, owned: false });
+                self.leases.insert(id, Lease { ttl_ms: *ttl_ms, began: index, owned: false });
                 KvOutcome::LeaseGranted { id, ttl_ms: *ttl_ms }
             }
             KvCommand::LeaseRevoke { id } => {
@@ -143,7 +144,7 @@ impl Model {
                 for id in ids {
                     let lease = self.leases.get_mut(id);
                     ttls_ms.push(lease.map_or(0, |lease| {
-                        lease.renewals += 1;
+                        lease.began = index;
                         lease.ttl_ms
                     }));
                 }
@@ -179,8 +180,13 @@ impl Model {
         })
     }
 
+    /// What a leader that has seen everything says of a lease; of none at all, something.
+    pub(crate) fn mark(&self, id: u64) -> LeaseMark {
+        LeaseMark { id, began: self.leases.get(&id).map_or(0, |lease| lease.began) }
+    }
+
     fn is_as_marked(&self, mark: LeaseMark) -> bool {
-        self.leases.get(&mark.id).is_some_and(|lease| lease.renewals == mark.renewals)
+        self.leases.get(&mark.id).is_some_and(|lease| lease.began == mark.began)
     }
 
     fn choose_lease(&mut self) -> u64 {
@@ -209,10 +215,11 @@ impl Model {
         keys.len() as u64
     }
 
-    fn transact(&mut self, next: u64, txn: &KvTxn) -> Outcome<KvOutcome> {
+    fn transact(&mut self, index: u64, next: u64, txn: &KvTxn) -> Outcome<KvOutcome> {
         let succeeded = txn.compares.iter().all(|compare| self.holds(compare));
         let operations = if succeeded { &txn.then } else { &txn.otherwise };
-        let results = operations.iter().map(|operation| self.operate(next, operation)).collect::<Outcome<_>>()?;
+        let results =
+            operations.iter().map(|operation| self.operate(index, next, operation)).collect::<Outcome<_>>()?;
         Ok(KvOutcome::Txn { revision: self.revision, succeeded, results })
     }
 
@@ -231,9 +238,9 @@ impl Model {
         }
     }
 
-    fn operate(&mut self, next: u64, operation: &KvOp) -> Outcome<KvOpResult> {
+    fn operate(&mut self, index: u64, next: u64, operation: &KvOp) -> Outcome<KvOpResult> {
         match operation {
-            KvOp::Put(put) => self.put(next, put),
+            KvOp::Put(put) => self.put(index, next, put),
             KvOp::Delete(KvDelete { span, prev, .. }) => {
                 let keys: Vec<_> = self.records.keys().filter(|key| span.contains(key)).cloned().collect();
                 let removed: Vec<_> = keys.iter().map(|key| self.remove(next, key).unwrap()).collect();
@@ -245,7 +252,7 @@ impl Model {
         }
     }
 
-    fn put(&mut self, next: u64, put: &KvPut) -> Outcome<KvOpResult> {
+    fn put(&mut self, index: u64, next: u64, put: &KvPut) -> Outcome<KvOpResult> {
         let before = self.records.get(&put.key).cloned();
         if before.is_none() && (put.value.is_none() || put.lease == LeaseChoice::Keep) {
             return Err(KvReject::KeyNotFound { key: put.key.clone() });
@@ -257,7 +264,7 @@ impl Model {
             LeaseChoice::Attach(id) => return Err(KvReject::LeaseNotFound { id }),
             LeaseChoice::Ttl(ttl_ms) => {
                 let id = self.choose_lease();
-                self.leases.insert(id, Lease { ttl_ms, renewals: 0, owned: true });
+                self.leases.insert(id, Lease { ttl_ms, began: index, owned: true });
                 id
             }
             other => panic!("{other:?}"),

@@ -1,106 +1,43 @@
 //! The builder of this backend for the test suite.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(unreachable_pub, reason = "shared by the test files")]
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
-use async_trait::async_trait;
-use d_engine_core::{Error, StateMachine};
+use d_engine_core::Error;
 use d_engine_kv::KvStateMachine;
 use d_engine_rocksdb::{RocksKvStore, RocksStorageEngine};
-use d_engine_test_suite::kv_store_test::KvStoreBuilder;
-use d_engine_test_suite::state_machine_test::StateMachineBuilder;
-use d_engine_test_suite::storage_engine_test::StorageEngineBuilder;
-use tempfile::TempDir;
+use d_engine_test_suite::directory::{Backend, InDirectory, OpenEngine, OpenKvStore, OpenMachine};
 
 /// A place of its own for each test.
-pub struct Rocks {
-    place: PathBuf,
-    _dir: Option<TempDir>,
-}
+pub type Rocks = InDirectory<OnRocks>;
 
-impl Rocks {
-    pub fn new() -> Self {
-        let dir = TempDir::new().unwrap();
-        Self { place: dir.path().join("store"), _dir: Some(dir) }
-    }
+/// RocksDB.
+pub struct OnRocks;
 
-    fn in_dir(dir: &Path) -> Option<Self> {
-        Some(Self { place: dir.join("store"), _dir: None })
-    }
+impl Backend for OnRocks {}
 
-    fn place(&self) -> &Path {
-        &self.place
-    }
-
-    fn empty(place: &Path) -> Result<(), Error> {
-        match std::fs::remove_dir_all(place) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
-    }
-}
-
-#[async_trait]
-impl StorageEngineBuilder for Rocks {
+impl OpenEngine for OnRocks {
     type Engine = RocksStorageEngine;
 
-    async fn build(&self) -> Result<Arc<RocksStorageEngine>, Error> {
-        Ok(Arc::new(RocksStorageEngine::open(self.place())?))
-    }
-
-    async fn cleanup(&self) -> Result<(), Error> {
-        Self::empty(self.place())
-    }
-
-    fn at(dir: &Path) -> Option<Self> {
-        Self::in_dir(dir)
-    }
-
-    fn tells_torn_tail_from_damage(&self) -> bool {
-        false
+    fn open(dir: &Path) -> Result<RocksStorageEngine, Error> {
+        RocksStorageEngine::open(dir)
     }
 }
 
-#[async_trait]
-impl KvStoreBuilder for Rocks {
+impl OpenKvStore for OnRocks {
     type Store = RocksKvStore;
 
-    async fn build(&self) -> Result<Arc<RocksKvStore>, Error> {
-        Ok(Arc::new(RocksKvStore::open(self.place())?))
-    }
-
-    async fn cleanup(&self) -> Result<(), Error> {
-        Self::empty(self.place())
-    }
-
-    fn at(dir: &Path) -> Option<Self> {
-        Self::in_dir(dir)
-    }
-
-    fn tells_torn_tail_from_damage(&self) -> bool {
-        false
+    fn open(dir: &Path) -> Result<RocksKvStore, Error> {
+        RocksKvStore::open(dir)
     }
 }
 
 /// The built-in machine over the RocksDB store.
-#[async_trait]
-impl StateMachineBuilder for Rocks {
-    async fn build(&self) -> Result<Arc<dyn StateMachine>, Error> {
-        Ok(Arc::new(KvStateMachine::new(RocksKvStore::open(self.place())?)?))
-    }
+impl OpenMachine for OnRocks {
+    type Machine = KvStateMachine;
 
-    async fn cleanup(&self) -> Result<(), Error> {
-        Self::empty(self.place())
-    }
-
-    fn at(dir: &Path) -> Option<Self> {
-        Self::in_dir(dir)
-    }
-
-    fn tells_torn_tail_from_damage(&self) -> bool {
-        false
+    fn open(dir: &Path) -> Result<KvStateMachine, Error> {
+        KvStateMachine::new(RocksKvStore::open(dir)?)
     }
 }

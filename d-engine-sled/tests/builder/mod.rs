@@ -1,19 +1,13 @@
 //! The builder of this backend for the test suite.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(unreachable_pub, reason = "shared by the test files")]
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
-use async_trait::async_trait;
-use d_engine_core::{Error, StateMachine};
+use d_engine_core::Error;
 use d_engine_kv::KvStateMachine;
 use d_engine_sled::{SledKvStore, SledStorageEngine};
-use d_engine_test_suite::kv_store_test::KvStoreBuilder;
-use d_engine_test_suite::state_machine_test::StateMachineBuilder;
-use d_engine_test_suite::storage_engine_test::StorageEngineBuilder;
-use tempfile::TempDir;
+use d_engine_test_suite::directory::{Backend, InDirectory, OpenEngine, OpenKvStore, OpenMachine};
 
 /// What sled 0.34 cannot do; the crate's documentation says the same.
 const KNOWN_FAILURES: &[(&str, &str)] = &[
@@ -30,123 +24,39 @@ const FAILED_WRITE: &str = "after a write that failed (EIO by strace), sled find
 const DAMAGE: &str = "sled takes a damaged place for the end of its own log";
 
 /// A place of its own for each test.
-pub struct Sled {
-    place: PathBuf,
-    _dir: Option<TempDir>,
+pub type Sled = InDirectory<OnSled>;
+
+/// sled.
+pub struct OnSled;
+
+impl Backend for OnSled {
+    const KNOWN_FAILURES: &'static [(&'static str, &'static str)] = KNOWN_FAILURES;
+    const TELLS_TORN_TAIL_FROM_DAMAGE: bool = false;
+    const REFUSES_CLEANLY_WHEN_FULL: bool = false;
+    const SURVIVES_POWER_LOSS: bool = false;
 }
 
-impl Sled {
-    pub fn new() -> Self {
-        let dir = TempDir::new().unwrap();
-        Self { place: dir.path().join("store"), _dir: Some(dir) }
-    }
-
-    fn in_dir(dir: &Path) -> Option<Self> {
-        Some(Self { place: dir.join("store"), _dir: None })
-    }
-
-    fn place(&self) -> &Path {
-        &self.place
-    }
-
-    fn empty(place: &Path) -> Result<(), Error> {
-        match std::fs::remove_dir_all(place) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
-    }
-}
-
-#[async_trait]
-impl StorageEngineBuilder for Sled {
+impl OpenEngine for OnSled {
     type Engine = SledStorageEngine;
 
-    async fn build(&self) -> Result<Arc<SledStorageEngine>, Error> {
-        Ok(Arc::new(SledStorageEngine::open(self.place())?))
-    }
-
-    async fn cleanup(&self) -> Result<(), Error> {
-        Self::empty(self.place())
-    }
-
-    fn at(dir: &Path) -> Option<Self> {
-        Self::in_dir(dir)
-    }
-
-    fn known_failures(&self) -> &'static [(&'static str, &'static str)] {
-        KNOWN_FAILURES
-    }
-
-    fn tells_torn_tail_from_damage(&self) -> bool {
-        false
-    }
-
-    fn refuses_cleanly_when_full(&self) -> bool {
-        false
+    fn open(dir: &Path) -> Result<SledStorageEngine, Error> {
+        SledStorageEngine::open(dir)
     }
 }
 
-#[async_trait]
-impl KvStoreBuilder for Sled {
+impl OpenKvStore for OnSled {
     type Store = SledKvStore;
 
-    async fn build(&self) -> Result<Arc<SledKvStore>, Error> {
-        Ok(Arc::new(SledKvStore::open(self.place())?))
-    }
-
-    async fn cleanup(&self) -> Result<(), Error> {
-        Self::empty(self.place())
-    }
-
-    fn at(dir: &Path) -> Option<Self> {
-        Self::in_dir(dir)
-    }
-
-    fn known_failures(&self) -> &'static [(&'static str, &'static str)] {
-        KNOWN_FAILURES
-    }
-
-    fn tells_torn_tail_from_damage(&self) -> bool {
-        false
-    }
-
-    fn refuses_cleanly_when_full(&self) -> bool {
-        false
-    }
-
-    fn survives_power_loss(&self) -> bool {
-        false
+    fn open(dir: &Path) -> Result<SledKvStore, Error> {
+        SledKvStore::open(dir)
     }
 }
 
 /// The built-in machine over the sled store.
-#[async_trait]
-impl StateMachineBuilder for Sled {
-    async fn build(&self) -> Result<Arc<dyn StateMachine>, Error> {
-        Ok(Arc::new(KvStateMachine::new(SledKvStore::open(self.place())?)?))
-    }
+impl OpenMachine for OnSled {
+    type Machine = KvStateMachine;
 
-    async fn cleanup(&self) -> Result<(), Error> {
-        Self::empty(self.place())
-    }
-
-    fn at(dir: &Path) -> Option<Self> {
-        Self::in_dir(dir)
-    }
-
-    fn known_failures(&self) -> &'static [(&'static str, &'static str)] {
-        KNOWN_FAILURES
-    }
-
-    fn tells_torn_tail_from_damage(&self) -> bool {
-        false
-    }
-
-    fn refuses_cleanly_when_full(&self) -> bool {
-        false
-    }
-
-    fn survives_power_loss(&self) -> bool {
-        false
+    fn open(dir: &Path) -> Result<KvStateMachine, Error> {
+        KvStateMachine::new(SledKvStore::open(dir)?)
     }
 }

@@ -85,7 +85,7 @@ struct Guarded {
 impl Database {
     /// Opens or makes the directory, with `initial` as its state row. What the database shows then is durable.
     pub(crate) fn open(dir: &Path, content: Content, initial: &[u8]) -> Result<Self> {
-        fs::create_dir_all(dir).map_err(|error| Error::io(format!("making the directory {}", dir.display()), error))?;
+        make(dir).map_err(|error| Error::io(format!("making the directory {}", dir.display()), error))?;
         let lock = lock(dir)?;
         let path = dir.join(DATABASE);
         let is_new = !is_used(dir, content)?;
@@ -287,6 +287,33 @@ fn connect(path: &Path, content: Content, initial: Option<&[u8]>) -> rusqlite::R
     Ok(connection)
 }
 
+/// Makes a directory and those above it. The names of all that it made are durable on return: a store whose name is lost
+/// with the power is lost whole.
+fn make(dir: &Path) -> io::Result<()> {
+    for dir in missing(dir).into_iter().rev() {
+        match fs::create_dir(dir) {
+            // Somebody else was faster.
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !dir.is_dir() => return Err(error),
+            _ => {}
+        }
+        File::open(parent_of(dir))?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// The directory and those above it that are not there, the lowest first.
+fn missing(dir: &Path) -> Vec<&Path> {
+    dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.is_dir()).collect()
+}
+
+fn parent_of(dir: &Path) -> &Path {
+    match dir.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => dir,
+    }
+}
+
 fn lock(dir: &Path) -> Result<File> {
     let doing = |error| Error::io(format!("locking {}", dir.display()), error);
     let file = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK)).map_err(doing)?;
@@ -326,18 +353,16 @@ fn is_used(dir: &Path, content: Content) -> Result<bool> {
     }
 }
 
-/// Notes what a new directory is for, durably, with the names of all its files and its own.
+/// Notes what a new directory is for, durably, with the names of all its files, and its own once more: an earlier open may
+/// have made the directory and been killed before it synced the name.
 fn note_format(dir: &Path, content: Content) -> io::Result<()> {
     let temporary = dir.join("FORMAT.tmp");
     let mut file = File::create(&temporary)?;
     file.write_all(content.format().as_bytes())?;
     file.sync_all()?;
     fs::rename(&temporary, dir.join(FORMAT))?;
-    let dir = fs::canonicalize(dir)?;
-    for dir in dir.ancestors().take(2) {
-        File::open(dir)?.sync_all()?;
-    }
-    Ok(())
+    File::open(dir)?.sync_all()?;
+    File::open(parent_of(dir))?.sync_all()
 }
 
 /// What SQLite said, as an error of the contract.
@@ -361,5 +386,31 @@ fn name(path: &Path, doing: &str, error: rusqlite::Error) -> Error {
         )
         | None => corrupt(),
         Some(_) => Error::backend(what),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn every_directory_that_is_made_is_named_in_one_that_is_synced() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().join("a/b/c");
+        assert_eq!(missing(&dir), [&dir, &place.path().join("a/b"), &place.path().join("a")]);
+        let synced: Vec<_> = missing(&dir).into_iter().map(parent_of).collect();
+        assert_eq!(synced, [&place.path().join("a/b"), &place.path().join("a"), place.path()]);
+        make(&dir).unwrap();
+        assert!(missing(&dir).is_empty());
+        make(&dir).unwrap();
+        assert_eq!(
+            missing(Path::new("no such place/below")),
+            [Path::new("no such place/below"), Path::new("no such place")]
+        );
+        assert_eq!(parent_of(Path::new("no such place")), Path::new("."));
+        fs::write(place.path().join("file"), "").unwrap();
+        make(&place.path().join("file/below")).unwrap_err();
     }
 }

@@ -1,90 +1,42 @@
 //! The laws of the test suite: the proof that the adaptor is one.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
+use std::path::Path;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use async_trait::async_trait;
 use custom_storage_engine::{SqliteKvStore, SqliteStorageEngine};
-use d_engine_core::{Error, StateMachine};
+use d_engine_core::Error;
 use d_engine_kv::KvStateMachine;
-use d_engine_test_suite::kv_store_test::KvStoreBuilder;
-use d_engine_test_suite::state_machine_test::StateMachineBuilder;
-use d_engine_test_suite::storage_engine_test::StorageEngineBuilder;
-use tempfile::TempDir;
+use d_engine_test_suite::directory::{Backend, InDirectory, OpenEngine, OpenKvStore, OpenMachine};
 
-/// A place of its own for each test, or one that the suite has chosen.
-struct Sqlite {
-    place: PathBuf,
-    _dir: Option<TempDir>,
-}
+/// A place of its own for each test.
+type Sqlite = InDirectory<OnSqlite>;
 
-impl Sqlite {
-    fn new() -> Self {
-        let dir = TempDir::new().unwrap();
-        Self { place: dir.path().join("store"), _dir: Some(dir) }
-    }
+/// SQLite.
+struct OnSqlite;
 
-    fn in_dir(dir: &Path) -> Option<Self> {
-        Some(Self { place: dir.join("store"), _dir: None })
-    }
+impl Backend for OnSqlite {}
 
-    fn empty(&self) -> Result<(), Error> {
-        match std::fs::remove_dir_all(&self.place) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
-    }
-}
-
-#[async_trait]
-impl StorageEngineBuilder for Sqlite {
+impl OpenEngine for OnSqlite {
     type Engine = SqliteStorageEngine;
 
-    async fn build(&self) -> Result<Arc<SqliteStorageEngine>, Error> {
-        Ok(Arc::new(SqliteStorageEngine::open(&self.place)?))
-    }
-
-    async fn cleanup(&self) -> Result<(), Error> {
-        self.empty()
-    }
-
-    fn at(dir: &Path) -> Option<Self> {
-        Self::in_dir(dir)
+    fn open(dir: &Path) -> Result<SqliteStorageEngine, Error> {
+        SqliteStorageEngine::open(dir)
     }
 }
 
-#[async_trait]
-impl KvStoreBuilder for Sqlite {
+impl OpenKvStore for OnSqlite {
     type Store = SqliteKvStore;
 
-    async fn build(&self) -> Result<Arc<SqliteKvStore>, Error> {
-        Ok(Arc::new(SqliteKvStore::open(&self.place)?))
-    }
-
-    async fn cleanup(&self) -> Result<(), Error> {
-        self.empty()
-    }
-
-    fn at(dir: &Path) -> Option<Self> {
-        Self::in_dir(dir)
+    fn open(dir: &Path) -> Result<SqliteKvStore, Error> {
+        SqliteKvStore::open(dir)
     }
 }
 
 /// The built-in machine over the store.
-#[async_trait]
-impl StateMachineBuilder for Sqlite {
-    async fn build(&self) -> Result<Arc<dyn StateMachine>, Error> {
-        Ok(Arc::new(KvStateMachine::new(SqliteKvStore::open(&self.place)?)?))
-    }
+impl OpenMachine for OnSqlite {
+    type Machine = KvStateMachine;
 
-    async fn cleanup(&self) -> Result<(), Error> {
-        self.empty()
-    }
-
-    fn at(dir: &Path) -> Option<Self> {
-        Self::in_dir(dir)
+    fn open(dir: &Path) -> Result<KvStateMachine, Error> {
+        KvStateMachine::new(SqliteKvStore::open(dir)?)
     }
 }
 

@@ -2,6 +2,8 @@
 //! choice, and a walk in which one of three nodes is stopped, misses a write, and catches up from its disk.
 #![allow(clippy::print_stdout, reason = "an example says what it does")]
 
+pub mod processes;
+
 use std::error::Error;
 use std::net::TcpListener;
 use std::path::Path;
@@ -14,18 +16,25 @@ use tokio::sync::watch;
 /// What a step of an example returns.
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Three members on ports that nobody listens on.
+/// Three members on ports that nobody listens on, below those that the system gives to connections: a node that is dialled
+/// while it is down would else, now and then, find its port taken by the dialling.
 ///
 /// # Errors
-/// What the system says.
+/// There are no such ports.
 pub fn free_peers() -> Result<Vec<(u64, String)>> {
-    let held: Vec<TcpListener> =
-        (0..3).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::result::Result<_, _>>()?;
-    let mut peers = Vec::new();
-    for (listener, id) in held.iter().zip(1..) {
-        peers.push((id, listener.local_addr()?.to_string()));
+    let ports = 20_000..32_000;
+    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let start = std::process::id().wrapping_mul(97).wrapping_add(time.subsec_nanos());
+    let mut held = Vec::new();
+    for step in 0..1000 {
+        let port = ports.start + start.wrapping_add(step) % (ports.end - ports.start);
+        held.extend(TcpListener::bind(("127.0.0.1", u16::try_from(port)?)));
+        if held.len() == 3 {
+            let addresses = held.iter().map(|listener| Ok(listener.local_addr()?.to_string()));
+            return (1..).zip(addresses).map(|(id, address): (u64, Result<String>)| Ok((id, address?))).collect();
+        }
     }
-    Ok(peers)
+    Err("no free ports on 127.0.0.1 between 20000 and 32000".into())
 }
 
 /// The configuration of one of the members, with its data below `data`.
@@ -105,9 +114,12 @@ pub async fn one_stops_and_catches_up<L: StorageEngine, D: KvStore>(
 
 /// Writes again until the write is acknowledged. During an election a write may be refused, or its fate be unknown;
 /// this one may be repeated, because it sets the same value.
-async fn write_through(client: &Client, key: &'static str, value: &'static str) -> Result<()> {
+///
+/// # Errors
+/// If ten attempts failed.
+pub async fn write_through(client: &Client, key: &str, value: &str) -> Result<()> {
     for _ in 0..10 {
-        if client.put(key, value).await.is_ok() {
+        if client.put(key.to_owned(), value.to_owned()).await.is_ok() {
             return Ok(());
         }
     }

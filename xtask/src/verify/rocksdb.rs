@@ -3,9 +3,10 @@
 //! They have a target directory of their own, and always the same packages with the same features: so RocksDB is compiled
 //! once, and not again when the choice of features around it changes.
 
-use super::{CLIPPY, Probe, Step, TIMED, Tool, Work, libclang, minutes};
+use super::{CLIPPY, Probe, Step, TIMED, Tool, Work, minutes};
+use crate::libclang;
 
-const FOR_ROCKSDB: Tool = Tool { probe: Probe::Asks(libclang::is_ready), install: libclang::INSTALL };
+const FOR_ROCKSDB: Tool = Tool { probe: Probe::Asks(libclang::is_ready), install: libclang::INSTALL, in_ci: true };
 
 /// Cargo's arguments for these packages: the command, then what only this step says.
 macro_rules! cargo {
@@ -16,6 +17,7 @@ macro_rules! cargo {
             "--package=d-engine",
             "--package=d-engine-cli",
             "--package=d-engine-rocksdb",
+            "--package=mixed-cluster",
             "--package=rocksdb-cluster",
             "--package=three-nodes-standalone",
             "--features=d-engine/rocksdb,d-engine-cli/rocksdb,d-engine-cli/sled,three-nodes-standalone/rocksdb",
@@ -75,6 +77,7 @@ pub(super) const STEPS: &[Step] = &[
         limit: minutes(5),
         work: Work::OnRocksdb(&Work::Programs(&[
             &["rocksdb-cluster"],
+            &["mixed-cluster"],
             &["three-nodes-standalone", "--check", "--engine", "rocksdb"],
         ])),
     },

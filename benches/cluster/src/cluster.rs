@@ -1,0 +1,131 @@
+//! The nodes that are measured, and the calls on them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::ValueEnum;
+use d_engine::file::{FileKvStore, FileStorageEngine};
+use d_engine::mem::{MemKvStore, MemStorageEngine};
+use d_engine::{Client, ClientError, KeyValue, Node, ReadMode};
+use three_nodes::{Result, free_peers, member, start};
+
+/// How a caller reaches the leader.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Api {
+    /// In process
+    Embedded,
+    /// Through a client, over gRPC
+    Grpc,
+}
+
+/// Where log and data are.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Engine {
+    /// In files; answered writes are synced on a majority
+    File,
+    /// In memory: what consensus alone costs
+    Mem,
+}
+
+/// One kind of call.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Works {
+    /// Writes a key that exists
+    Put,
+    /// Reads a key, linearizable
+    Get,
+    /// Reads the leader's own copy
+    GetLocal,
+}
+
+/// Three nodes in this process.
+pub(crate) struct Cluster {
+    nodes: Vec<Node>,
+    endpoints: Vec<String>,
+}
+
+impl Cluster {
+    pub(crate) async fn start(dir: &Path, engine: Engine) -> Result<Self> {
+        let peers = free_peers()?;
+        let mut nodes = Vec::new();
+        for (id, _) in &peers {
+            let mut config = member(*id, &peers, dir)?;
+            let place = dir.join(format!("n{id}"));
+            nodes.push(match engine {
+                Engine::File => {
+                    start(config, FileStorageEngine::open(&place)?, FileKvStore::open(place.join("data"))?).await?
+                }
+                Engine::Mem => {
+                    config.cluster.allow_unsafe_voters = true;
+                    start(config, MemStorageEngine::new(), MemKvStore::new()).await?
+                }
+            });
+        }
+        for node in &nodes {
+            node.wait_ready(Duration::from_secs(60)).await?;
+        }
+        Ok(Self { nodes, endpoints: peers.into_iter().map(|(_, address)| address).collect() })
+    }
+
+    pub(crate) fn target(&self, api: Api, keys: u64, value_bytes: usize) -> Result<Target> {
+        let leader = self.nodes[0].status().leader.ok_or("a ready node knows its leader")?;
+        let leader = self.nodes.iter().position(|node| node.id() == leader).ok_or("the leader is one of the nodes")?;
+        let (key_value, client) = match api {
+            Api::Embedded => (KeyValue::clone(&self.nodes[leader]), None),
+            Api::Grpc => {
+                let client = Client::new([self.endpoints[leader].clone()])?;
+                (KeyValue::clone(&client), Some(client))
+            }
+        };
+        Ok(Target { key_value, keys, value: vec![b'v'; value_bytes].into(), _client: client })
+    }
+
+    pub(crate) async fn stop(self) -> Result<()> {
+        for node in &self.nodes {
+            node.shutdown().await?;
+        }
+        Ok(())
+    }
+}
+
+/// What is called, and with what.
+pub(crate) struct Target {
+    key_value: KeyValue,
+    keys: u64,
+    value: Bytes,
+    _client: Option<Client>,
+}
+
+impl Target {
+    /// Writes every key once.
+    pub(crate) async fn fill(&self) -> Result<()> {
+        const AT_ONCE: u64 = 500;
+        for first in (0..self.keys).step_by(AT_ONCE as usize) {
+            let puts: Vec<_> = (first..self.keys.min(first + AT_ONCE))
+                .map(|key| {
+                    let (key_value, value) = (self.key_value.clone(), self.value.clone());
+                    tokio::spawn(async move { key_value.put(key_of(key), value).await })
+                })
+                .collect();
+            for put in puts {
+                put.await??;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn call(&self, works: Works, random: u64) -> std::result::Result<(), ClientError> {
+        let key = key_of(random % self.keys);
+        match works {
+            Works::Put => self.key_value.put(key, self.value.clone()).await.map(drop),
+            Works::Get => self.key_value.get(key).await.map(drop),
+            Works::GetLocal => self.key_value.get_in_mode(key, ReadMode::Local).await.map(drop),
+        }
+    }
+}
+
+/// Eight bytes.
+fn key_of(number: u64) -> Bytes {
+    Bytes::copy_from_slice(&number.to_be_bytes())
+}

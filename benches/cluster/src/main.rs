@@ -1,0 +1,116 @@
+//! Load on three nodes: what rate they sustain, what latency callers see, what it costs in processor time.
+//!
+//! All three nodes and the load run in this one process and share its processors and its disk; the nodes talk over gRPC
+//! on loopback. `embedded` calls the leader in process, `grpc` calls it through one client.
+#![allow(clippy::print_stdout, reason = "the figures")]
+
+mod cluster;
+mod load;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use serde_json::json;
+
+use cluster::{Api, Cluster, Engine, Works};
+use load::{Figures, Load};
+
+/// Measures three nodes under load.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// How callers reach the leader
+    #[arg(value_enum)]
+    api: Api,
+    /// What callers do, one measurement each
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Works::Put, Works::Get])]
+    works: Vec<Works>,
+    /// Callers, each with one call under way; one measurement each
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 100, 1000])]
+    clients: Vec<usize>,
+    /// Calls that arrive in each second, whether others were answered or not; without it a caller calls again once answered
+    #[arg(long)]
+    rate: Option<u64>,
+    /// Where the nodes keep log and data
+    #[arg(long, value_enum, default_value_t = Engine::File)]
+    engine: Engine,
+    /// Seconds that one round lasts
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Rounds of each measurement, after one that is not counted
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Keys, written before anything is measured
+    #[arg(long, default_value_t = 100_000)]
+    keys: u64,
+    /// Bytes of each value
+    #[arg(long, default_value_t = 256)]
+    value_bytes: usize,
+    /// The directory to keep the nodes' data below, on the disk that is meant; removed at the end
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Prints JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> three_nodes::Result<()> {
+    if !(0.1..=600.0).contains(&arguments.seconds) || arguments.rounds == 0 || arguments.keys == 0 {
+        return Err("a round takes 0.1 to 600 seconds, and there is at least one round and one key".into());
+    }
+    let runtime = tokio::runtime::Runtime::new()?;
+    let found = runtime.block_on(measure(arguments))?;
+    if arguments.json {
+        println!("{}", json!({ "cluster": found.iter().map(Figures::json).collect::<Vec<_>>() }));
+    } else {
+        println!("{}", Figures::HEADINGS);
+        found.iter().for_each(|figures| println!("{}", figures.line()));
+    }
+    Ok(())
+}
+
+async fn measure(arguments: &Arguments) -> three_nodes::Result<Vec<Figures>> {
+    let dir = match &arguments.dir {
+        Some(dir) => tempfile::tempdir_in(dir)?,
+        None => tempfile::tempdir()?,
+    };
+    let cluster = Cluster::start(dir.path(), arguments.engine).await?;
+    let target = Arc::new(cluster.target(arguments.api, arguments.keys, arguments.value_bytes)?);
+    target.fill().await?;
+    let mut found = Vec::new();
+    for &works in &arguments.works {
+        for &clients in &arguments.clients {
+            let load = Load {
+                clients,
+                rate: arguments.rate,
+                round: Duration::from_secs_f64(arguments.seconds),
+                rounds: arguments.rounds,
+            };
+            let target = Arc::clone(&target);
+            let run = load.run(move |random| {
+                let target = Arc::clone(&target);
+                async move { target.call(works, random).await }
+            });
+            found.push(run.await?.named(name(&arguments.api), name(&works)));
+        }
+    }
+    cluster.stop().await?;
+    Ok(found)
+}
+
+fn name(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
