@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use d_engine_core::{Entry, LogId};
 
+use crate::raft::Part;
 use crate::tail::Tail;
 use crate::{
     Action, Answer, Append, Body, Boot, Config, Input, Message, NodeId, Raft, Restored, Role, SnapshotTask, StartError,
@@ -185,6 +186,11 @@ impl Driver {
     /// Term, part and leader, without the cost of a whole status.
     pub fn leadership(&self) -> (u64, Role, Option<NodeId>) {
         self.raft.leadership()
+    }
+
+    /// Whether this node takes part no more, for good. A directory that was refused by founders may still be welcomed.
+    pub fn has_failed(&self) -> bool {
+        matches!(self.raft.part, Part::Failed(_))
     }
 
     /// The commit index, and until when this leader may answer reads by itself: what a reader in the node's own process

@@ -366,7 +366,8 @@ impl Runtime {
         let status = self.driver.status(self.clock.now());
         self.work.news =
             News { shown: self.driver.leadership(), shown_at: Instant::now(), is_old: false, is_urgent: false };
-        if let Some(why) = &status.failure
+        // What founders refuse may be added to the cluster yet: then there is something to apply.
+        if let Some(why) = status.failure.as_ref().filter(|_| self.driver.has_failed())
             && !std::mem::replace(&mut self.work.failed, true)
         {
             self.work.jobs.push(ApplyJob::Fail { why: why.clone() });

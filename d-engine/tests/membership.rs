@@ -218,6 +218,25 @@ async fn a_newcomer_to_a_purged_log_begins_with_a_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_was_refused_and_then_added_begins_with_a_snapshot() {
+    let mut cluster = Cluster::alone().await;
+    let one = cluster.nodes[&1].clone();
+    for i in 0..100 {
+        one.put(format!("key{i}"), "value").await.unwrap();
+    }
+    let at = one.snapshot().await.unwrap();
+    until("the log is purged", || one.status().purged == at.index).await;
+    // As the wiped directory of a member that is started as before: what it was founded with goes on without it.
+    let two = cluster.start(config(2).peers([(1, address(1)), (2, address(2))])).await;
+    until("it is refused", || two.status().failure.is_some()).await;
+    one.add_learner(2, address(2)).await.unwrap();
+    cluster.votes(2).await;
+    assert_eq!(eventually(|| two.get("key99")).await.value.unwrap(), "value");
+    assert_eq!(two.status().failure, None);
+    cluster.digests_are_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn leadership_moves_under_load_and_no_acknowledged_write_is_lost() {
     let cluster = Cluster::of_three().await;
     let (stop, stopped) = watch::channel(false);
