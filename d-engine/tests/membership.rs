@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use d_engine::mem::{MemKvStore, MemStorageEngine};
 use d_engine::{
-    ClientError, KvStateMachine, LocalRouter, MembershipError, Node, NodeBuilder, NodeConfig, Operation, Reason, Watch,
+    ClientError, KvStateMachine, LocalRouter, LogId, MembershipError, Node, NodeBuilder, NodeConfig, Operation, Reason,
+    Watch,
 };
 use tokio::sync::watch;
 
@@ -53,6 +54,18 @@ impl Cluster {
         let node = cluster.start(config(1)).await;
         node.wait_ready(WITHIN).await.unwrap();
         cluster
+    }
+
+    /// A cluster of one with 100 keys, whose log is purged up to a snapshot, with that snapshot's last entry.
+    async fn alone_and_purged() -> (Self, LogId) {
+        let cluster = Self::alone().await;
+        let one = &cluster.nodes[&1];
+        for i in 0..100 {
+            one.put(format!("key{i}"), "value").await.unwrap();
+        }
+        let at = one.snapshot().await.unwrap();
+        until("the log is purged", || one.status().purged == at.index).await;
+        (cluster, at)
     }
 
     /// A node with an empty directory that waits to be added.
@@ -204,13 +217,7 @@ async fn a_replica_that_needs_purged_entries_gets_a_snapshot_and_serves() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newcomer_to_a_purged_log_begins_with_a_snapshot() {
-    let mut cluster = Cluster::alone().await;
-    let one = cluster.nodes[&1].clone();
-    for i in 0..100 {
-        one.put(format!("key{i}"), "value").await.unwrap();
-    }
-    let at = one.snapshot().await.unwrap();
-    until("the log is purged", || one.status().purged == at.index).await;
+    let (mut cluster, at) = Cluster::alone_and_purged().await;
     let two = cluster.grow(2).await;
     assert_eq!(eventually(|| two.get("key99")).await.value.unwrap(), "value");
     until("the snapshot that it began with is kept", || two.status().snapshot >= Some(at.index)).await;
@@ -219,17 +226,11 @@ async fn a_newcomer_to_a_purged_log_begins_with_a_snapshot() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_that_was_refused_and_then_added_begins_with_a_snapshot() {
-    let mut cluster = Cluster::alone().await;
-    let one = cluster.nodes[&1].clone();
-    for i in 0..100 {
-        one.put(format!("key{i}"), "value").await.unwrap();
-    }
-    let at = one.snapshot().await.unwrap();
-    until("the log is purged", || one.status().purged == at.index).await;
+    let (mut cluster, _) = Cluster::alone_and_purged().await;
     // As the wiped directory of a member that is started as before: what it was founded with goes on without it.
     let two = cluster.start(config(2).peers([(1, address(1)), (2, address(2))])).await;
     until("it is refused", || two.status().failure.is_some()).await;
-    one.add_learner(2, address(2)).await.unwrap();
+    cluster.nodes[&1].add_learner(2, address(2)).await.unwrap();
     cluster.votes(2).await;
     assert_eq!(eventually(|| two.get("key99")).await.value.unwrap(), "value");
     assert_eq!(two.status().failure, None);

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::libclang;
 use crate::process;
-use crate::{Failed, cargo_path, root};
+use crate::{Failed, cargo_path, root, target};
 use machine::Machine;
 use report::Report;
 
@@ -83,9 +83,8 @@ struct Places {
 
 impl Places {
     fn new(dir: Option<&Path>) -> Result<Self, String> {
-        let program = std::env::current_exe().map_err(|error| format!("could not find this program: {error}"))?;
-        let target = program.ancestors().nth(2).unwrap_or(root());
-        let parent = dir.unwrap_or(target);
+        let target = target()?;
+        let parent = dir.unwrap_or(&target);
         remove_leftovers(parent);
         let scratch = parent.join(format!("{SCRATCH}{}", std::process::id()));
         let places = Self { scratch, logs: target.join("bench-storage"), peers_target: target.join("peers") };

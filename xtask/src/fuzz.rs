@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::process;
-use crate::{Failed, cargo_path, root};
+use crate::{Failed, cargo_path, root, target};
 
 /// What makes the compiler count branches and comparisons for libFuzzer.
 const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -69,8 +69,7 @@ fn targets() -> Result<Vec<String>, Failed> {
 
 /// A directory beside what the other builds make.
 fn place() -> Result<PathBuf, Failed> {
-    let program = std::env::current_exe().map_err(|error| Failed::Because(format!("this program: {error}")))?;
-    let place = program.ancestors().nth(2).unwrap_or(root()).join("fuzz");
+    let place = target().map_err(Failed::Because)?.join("fuzz");
     fs::create_dir_all(&place).map_err(|error| Failed::Because(format!("{}: {error}", place.display())))?;
     Ok(place)
 }

@@ -163,16 +163,24 @@ fn chaos(arguments: &[String]) -> Result<(), Failed> {
 
 /// Runs cargo in the workspace with this process's own streams.
 fn cargo(arguments: &[&str]) -> Result<(), Failed> {
-    let status = Command::new(cargo_path())
-        .args(arguments)
-        .current_dir(root())
-        .stdin(Stdio::null())
-        .status()
-        .map_err(|error| Failed::Because(format!("could not start cargo {}: {error}", arguments.join(" "))))?;
-    if status.success() {
-        return Ok(());
+    let mut command = Command::new(cargo_path());
+    run(&format!("cargo {}", arguments.join(" ")), command.args(arguments).current_dir(root()).stdin(Stdio::null()))
+}
+
+/// Runs a program, `title` in what is said of it, with this process's own streams.
+fn run(title: &str, command: &mut Command) -> Result<(), Failed> {
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(Failed::Because(format!("{title} ended with {status}"))),
+        Err(error) => Err(Failed::Because(format!("could not start {title}: {error}"))),
     }
-    Err(Failed::Because(format!("cargo {} ended with {status}", arguments.join(" "))))
+}
+
+/// Cargo's target directory: that of this program.
+fn target() -> Result<PathBuf, String> {
+    let program = std::env::current_exe().map_err(|error| format!("could not find this program: {error}"))?;
+    // Below it are the profile's directory and the program.
+    Ok(program.ancestors().nth(2).unwrap_or(root()).to_path_buf())
 }
 
 /// The cargo that runs this process, or the one in PATH.

@@ -131,6 +131,16 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
+/// Whether a program can be started and ends well; what it says is not shown.
+pub(crate) fn succeeds(command: &mut Command) -> bool {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

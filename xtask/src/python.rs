@@ -3,10 +3,11 @@
 //! It needs grpcio, which is looked for in the system's Python and in a virtual environment below the target directory. On a
 //! machine of the continuous integration that environment is made.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 
-use crate::{Failed, root};
+use crate::process::succeeds;
+use crate::{Failed, root, run, target};
 
 /// The command that gets what is missing.
 pub(crate) const INSTALL: &str =
@@ -20,19 +21,11 @@ pub(crate) fn is_there() -> bool {
 /// `cargo xtask python`: the check of the client, with the binary of this program's target directory.
 pub(crate) fn check() -> Result<(), Failed> {
     let python = find().ok_or_else(|| Failed::Because(format!("no Python with grpcio; to get it: {INSTALL}")))?;
-    let binary = target().join("debug/d-engine");
-    let status = Command::new(&python)
-        .arg(root().join("examples/python-client/check.py"))
-        .arg(binary)
-        // The sources are not written to.
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .status()
-        .map_err(|error| Failed::Because(format!("could not start {}: {error}", python.display())))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(Failed::Because(format!("the Python client's check ended with {status}")))
-    }
+    let binary = target().map_err(Failed::Because)?.join("debug/d-engine");
+    let mut command = Command::new(python);
+    command.arg(root().join("examples/python-client/check.py")).arg(binary);
+    // The sources are not written to.
+    run("the Python client's check", command.env("PYTHONDONTWRITEBYTECODE", "1"))
 }
 
 fn find() -> Option<PathBuf> {
@@ -51,20 +44,5 @@ fn install() -> bool {
 }
 
 fn environment() -> PathBuf {
-    target().join("python")
-}
-
-/// Cargo's target directory: that of this program.
-fn target() -> PathBuf {
-    let program = std::env::current_exe().unwrap_or_default();
-    program.ancestors().nth(2).unwrap_or(Path::new("target")).to_path_buf()
-}
-
-fn succeeds(command: &mut Command) -> bool {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
+    target().unwrap_or_else(|_| "target".into()).join("python")
 }

@@ -15,7 +15,7 @@ use crate::libclang;
 use crate::process::{self, duration};
 use crate::python;
 use crate::tests_log::TestsLog;
-use crate::{Failed, cargo_path, root};
+use crate::{Failed, cargo_path, root, target};
 
 mod rocksdb;
 
@@ -306,8 +306,7 @@ struct Counts {
 impl Run {
     fn new() -> Result<Self, Failed> {
         let because = |what: &str, error: std::io::Error| Failed::Because(format!("{what}: {error}"));
-        let program = std::env::current_exe().map_err(|error| because("could not find this program", error))?;
-        let target = program.ancestors().nth(2).unwrap_or(root()).to_path_buf();
+        let target = target().map_err(Failed::Because)?;
         let logs = target.join("verify");
         fs::create_dir_all(&logs).map_err(|error| because(&format!("could not create {}", logs.display()), error))?;
         Ok(Self {

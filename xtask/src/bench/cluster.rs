@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::machine::Machine;
-use super::{SPACE_BYTES, allow_busy, cargo};
-use crate::{Failed, root};
+use super::{SPACE_BYTES, allow_busy};
+use crate::{Failed, cargo, run, target};
 
 /// What to measure, and where.
 #[derive(clap::Args)]
@@ -23,24 +23,13 @@ pub(crate) struct Cluster {
 
 /// Measures three nodes through `api`.
 pub(crate) fn cluster(api: &str, arguments: &Cluster) -> Result<(), Failed> {
-    let program =
-        std::env::current_exe().map_err(|error| Failed::Because(format!("could not find this program: {error}")))?;
-    let target = program.ancestors().nth(2).unwrap_or(root()).to_path_buf();
+    let target = target().map_err(Failed::Because)?;
     let dir = arguments.dir.as_ref().unwrap_or(&target);
-    let mut build = cargo(&["build", "--release", "--locked", "-p", "cluster-bench", "--target-dir"]);
-    run(build.arg(&target).current_dir(root()))?;
+    cargo(&["build", "--release", "--locked", "-p", "cluster-bench", "--target-dir", &target.to_string_lossy()])?;
     let mut machine = Machine::look(dir).map_err(Failed::Because)?;
     machine.check_place(SPACE_BYTES).map_err(Failed::Because)?;
     let (processors, disk) = (machine.cpu_is_busy(), machine.disk_is_busy(dir));
     allow_busy(processors.and(disk), arguments.force).map_err(Failed::Because)?;
     let mut bench = Command::new(target.join("release/cluster-bench"));
-    run(bench.arg(api).arg("--dir").arg(dir).args(&arguments.arguments).stdin(Stdio::null()))
-}
-
-fn run(command: &mut Command) -> Result<(), Failed> {
-    match command.status() {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(Failed::Because(format!("{} ended with {status}", command.get_program().display()))),
-        Err(error) => Err(Failed::Because(format!("could not run {}: {error}", command.get_program().display()))),
-    }
+    run("cluster-bench", bench.arg(api).arg("--dir").arg(dir).args(&arguments.arguments).stdin(Stdio::null()))
 }
