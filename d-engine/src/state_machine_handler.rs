@@ -40,6 +40,11 @@ pub(crate) enum ApplyJob {
 }
 
 impl ApplyJob {
+    /// Whether it changes the state, which may take long; the others come one for each call, and take no time.
+    fn is_work(&self) -> bool {
+        matches!(self, Self::Apply { .. } | Self::Install { .. })
+    }
+
     /// Whether it only serves a caller that has gone.
     pub(crate) fn is_idle(&self) -> bool {
         match self {
@@ -105,9 +110,12 @@ impl StateMachineHandler {
                 break;
             }
             for job in jobs.drain(..) {
+                let is_work = job.is_work();
                 self.perform(job, inbox);
-                // Not only once nothing waits any more: then a busy machine would never be told.
-                self.tell_time(inbox);
+                if is_work {
+                    // Not only once nothing waits any more: then a busy machine would never be told.
+                    self.tell_time(inbox);
+                }
             }
             if self.failed.is_none() {
                 self.snapshots.maybe_begin(inbox);
