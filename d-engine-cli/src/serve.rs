@@ -154,7 +154,8 @@ impl Serve {
             Engine::File => d_engine::open(config, shutdown).await?,
             Engine::Mem => {
                 let machine = KvStateMachine::new(MemKvStore::new())
-                    .map_err(|source| StartupError::Storage { doing: "opening the state machine", source })?;
+                    .map_err(|source| StartupError::Storage { doing: "opening the state machine", source })?
+                    .with_snapshot_compression(config.snapshot.compression.into());
                 NodeBuilder::new(config, shutdown)
                     .storage_engine(Arc::new(MemStorageEngine::new()))
                     .state_machine(Arc::new(machine))

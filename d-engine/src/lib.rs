@@ -66,8 +66,8 @@ pub use assembled::Assembled;
 pub use builder::{NodeBuilder, SharedStateMachine};
 pub use clock::{BootClock, Clock};
 pub use config::{
-    ClusterSection, ConfigErrors, ConfigProblem, Explained, LimitsSection, NodeConfig, NodeSection, Origin, Place,
-    RaftSection, SnapshotSection, StorageSection,
+    ClusterSection, Compression, ConfigErrors, ConfigProblem, Explained, LimitsSection, NodeConfig, NodeSection,
+    Origin, Place, RaftSection, SnapshotSection, StorageSection,
 };
 /// Commands, outcomes, queries and watches of the built-in key-value machine.
 pub use d_engine_core::command;

@@ -34,9 +34,11 @@ pub async fn start(dir: impl Into<PathBuf>) -> Result<Node, StartupError> {
 pub async fn open(config: NodeConfig, shutdown: watch::Receiver<()>) -> Result<NodeBuilder, StartupError> {
     config.check()?;
     let (dir, storage) = (config.node.data_dir.clone(), config.storage.clone());
+    let compression = config.snapshot.compression;
     let (engine, machine) = tokio::task::spawn_blocking(move || open_stores(&dir, &storage))
         .await
         .map_err(|error| StartupError::system("opening the data directory")(std::io::Error::other(error)))??;
+    let machine = machine.with_snapshot_compression(compression.into());
     Ok(NodeBuilder::new(config, shutdown).storage_engine(Arc::new(engine)).state_machine(Arc::new(machine)))
 }
 
