@@ -98,6 +98,8 @@ enum Bench {
     Embedded(bench::cluster::Cluster),
     /// Three nodes under load, called through a client over gRPC
     Grpc(bench::cluster::Cluster),
+    /// Counts allocations and system calls of the hot paths, which any machine can judge, against committed figures
+    Gate(bench::gate::Gate),
 }
 
 fn main() -> ExitCode {
@@ -116,6 +118,7 @@ fn main() -> ExitCode {
         Task::Bench(Bench::Storage(arguments)) => bench::storage(&arguments),
         Task::Bench(Bench::Embedded(arguments)) => bench::cluster::cluster("embedded", &arguments),
         Task::Bench(Bench::Grpc(arguments)) => bench::cluster::cluster("grpc", &arguments),
+        Task::Bench(Bench::Gate(arguments)) => bench::gate::gate(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
