@@ -116,4 +116,4 @@ pub use d_engine_rocksdb as rocksdb;
 pub use d_engine_sled as sled;
 /// The laws of storage adaptors as tests.
 #[cfg(feature = "test-suite")]
-pub use d_engine_test_suite::{state_machine_test, storage_engine_test};
+pub use d_engine_test_suite::{Ext4, state_machine_test, storage_engine_test};

@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use d_engine::archive::{Archive, SaveOptions, save};
+use d_engine::command::{KvRequest, SessionHeader};
 use d_engine::file::{FileKvStore, FileStorageEngine};
 use d_engine::sled::{SledKvStore, SledStorageEngine};
 use d_engine::storage::{LogStore, MetaStore};
 use d_engine::{
-    Entry, EntryKind, Error, HardState, KvCommand, KvStateMachine, LogId, Node, NodeBuilder, NodeConfig, NodeStores,
-    RebuildError, Restore, StartupError, StateMachine, StorageEngine, Survivor, file_stores, restore,
+    ClientError, Entry, EntryKind, Error, HardState, KvCommand, KvStateMachine, LogId, Node, NodeBuilder, NodeConfig,
+    NodeStores, Reason, RebuildError, Restore, SnapshotContent, StartupError, StateMachine, StorageEngine, Survivor,
+    Watch, Watched, file_stores, restore,
 };
 use tokio::sync::watch;
 
@@ -84,6 +86,43 @@ async fn an_archive_is_restored_on_another_backend_and_recovered_there() {
     assert_eq!(node.status().cluster, recovered.cluster);
     assert_ne!(recovered.cluster, made.cluster);
     assert_eq!(node.get("c").await.unwrap().value.as_deref(), Some(&b"3"[..]));
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_leases_and_watches_go_on_in_the_restored_cluster() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = d_engine::start(dir.path().join("source")).await.unwrap();
+    node.put("before", "1").await.unwrap();
+    let session = node.propose(KvCommand::SessionOpen.encode()).await.unwrap().at.index;
+    let put = KvCommand::Put { key: "once".into(), value: "x".into() };
+    let header = SessionHeader { session, sequence: 1, lowest: 1 };
+    let request = KvRequest::new(put, Some(header)).encode();
+    let answer = node.propose(request.clone()).await.unwrap().response;
+    let lease = node.lease_grant(Duration::from_secs(600)).await.unwrap().id;
+    node.put_with(d_engine::Put::new("held", "x").lease(lease)).await.unwrap();
+    let path = dir.path().join("archive");
+    let mut archive = archive_of(&node, &path).await;
+    let content = SnapshotContent::read(archive.snapshot().unwrap()).unwrap();
+    assert_eq!((content.keys, content.sessions, content.leases), (3, 1, 1));
+    let digest = node.digest().await.unwrap().digest;
+    let revision = node.get("held").await.unwrap().revision;
+    assert_eq!(content.revision, revision);
+    node.shutdown().await.unwrap();
+
+    let data = dir.path().join("restored");
+    restore(archive, &data, alone(), file_stores).await.unwrap();
+    let node = d_engine::start(&data).await.unwrap();
+    assert_eq!(node.digest().await.unwrap().digest, digest);
+    let again = node.propose(request).await.unwrap();
+    assert_eq!((again.response, node.get("once").await.unwrap().revision), (answer, revision), "applied once");
+    assert_eq!(node.lease_list(0, 0).await.unwrap().ids, [lease]);
+    let old = node.watch(Watch::all().since(1)).await.map(|_| ());
+    assert!(matches!(old, Err(ClientError::Rejected { why: Reason::Compacted { .. } })));
+    let mut new = node.watch(Watch::all().since(revision + 1)).await.unwrap();
+    node.lease_revoke(lease).await.unwrap();
+    let seen = new.next().await.unwrap();
+    assert!(matches!(&seen, Watched::Changes { changes, .. } if changes[0].key()[..] == *b"held"), "{seen:?}");
     node.shutdown().await.unwrap();
 }
 
