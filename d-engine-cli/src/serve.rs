@@ -189,6 +189,10 @@ fn start_failure(error: &StartupError) -> Failure {
         StartupError::Storage { source: Error::Unsupported { .. }, .. } => {
             Failure::new(error).next("d-engine --version")
         }
+        StartupError::HalfMade { .. } => Failure::new(error).next("d-engine snapshot restore FILE --dir EMPTY_DIR …"),
+        StartupError::Replaced { path } => {
+            Failure::new(error).next(format!("d-engine recover --force-new-cluster {path}"))
+        }
         // Another directory would make another node, of a cluster that it founds: see first what the cluster is like.
         StartupError::Directory(_) | StartupError::Storage { source: Error::Corrupt { .. }, .. } => {
             Failure::new(error).next("d-engine status --endpoints ANOTHER_NODE")

@@ -147,15 +147,15 @@ impl<I: Iterator<Item = Result<(Bytes, Bytes)>>> Iterator for WithBook<I> {
 
 /// What has been read of a snapshot, as far as its parts must fit each other.
 #[derive(Default)]
-struct Content {
-    tables: Tables,
-    keys: u64,
+pub(crate) struct Content {
+    pub(crate) tables: Tables,
+    pub(crate) keys: u64,
     /// Keys with a lease, by lease.
     leased: BTreeMap<u64, u64>,
 }
 
 impl Content {
-    fn take_in(&mut self, key: &[u8], value: Bytes) -> Result<()> {
+    pub(crate) fn take_in(&mut self, key: &[u8], value: Bytes) -> Result<()> {
         if !is_user_key(key) {
             return self.tables.take_in(key, &value);
         }
@@ -168,7 +168,7 @@ impl Content {
     }
 
     /// That records and leases agree, and results and sessions.
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.tables.loaded()?;
         let counted = self.tables.leases.iter().filter(|(_, lease)| lease.keys > 0).map(|(id, lease)| (id, lease.keys));
         if counted.eq(self.leased.iter().map(|(id, keys)| (*id, *keys))) {

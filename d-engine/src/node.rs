@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use d_engine_core::LogId;
-use d_engine_net::{ClientError, KeyValue, NodeStatus, Operated, Operation, ReadMode, Reply, Result};
+use d_engine_net::{ClientError, KeyValue, NodeStatus, Operated, Operation, ReadMode, Reply, Result, SnapshotSource};
 use d_engine_raft::NodeId;
 use tokio::sync::watch;
 
@@ -176,6 +176,16 @@ impl Node {
     /// [`ClientError::Unavailable`] if it could not be made, with the cause; the node goes on without it.
     pub async fn snapshot(&self) -> Result<LogId> {
         self.shared.snapshot().await
+    }
+
+    /// Makes a snapshot of this node's state, to be kept elsewhere: [`archive::save`](crate::archive::save) writes it into a
+    /// file. Without `local` it includes every write that was answered before the call; with it, the state is this node's as
+    /// it is, which needs no quorum.
+    ///
+    /// # Errors
+    /// [`ClientError::Unavailable`] if it could not be made, or a leader with a quorum is needed and not known.
+    pub async fn fetch_snapshot(&self, local: bool) -> Result<Box<dyn SnapshotSource>> {
+        self.shared.fetch_snapshot(local).await
     }
 
     /// Waits until the node can serve: a leader is known and confirmed, and everything committed by then is applied here.
