@@ -202,6 +202,15 @@ impl Node {
         }
     }
 
+    /// Ends the node as kill -9 would. Calls under way are told as by [`shutdown`](Node::shutdown).
+    #[cfg(feature = "testing")]
+    pub(crate) async fn kill(&self) -> Result<(), StartupError> {
+        match self.ending.kill().await {
+            hanging if hanging.is_empty() => Ok(()),
+            hanging => Err(StartupError::StillRunning { threads: hanging.join(", ") }),
+        }
+    }
+
     /// Ends the node: takes no more calls, gives those under way a short time, then stops and joins every thread and
     /// task, flushes state machine and log and gives the storage up, so that the directory can be opened again. Calls
     /// that are cut off are told: writes `Unknown`, reads `ShuttingDown`.
