@@ -101,7 +101,13 @@ pub(crate) async fn member(command: Member) -> Result<(), Failure> {
             operate(&online, Operation::Promote { node }, &format!("node {node} votes")).await
         }
         Member::Remove(One { node, online }) => {
-            operate(&online, Operation::Remove { node }, &format!("node {node} is removed")).await
+            let status = status_of_leader(&online.client()?).await?;
+            // To the cluster that is done already. Whoever mistyped the id wants to know.
+            let done = match status.members.iter().any(|member| member.node == node) {
+                true => format!("node {node} is removed"),
+                false => format!("node {node} is no member of this cluster: nothing to do"),
+            };
+            operate(&online, Operation::Remove { node }, &done).await
         }
         Member::Replace(Replace { old, new, address, online }) => {
             let address = match address {

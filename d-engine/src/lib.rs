@@ -24,6 +24,7 @@
 //!   takes a `&KeyValue` works with both.
 //! * [`storage`] and the types beside it are the contract that storage adaptors implement; adaptor authors depend on
 //!   `d-engine-core` alone.
+//! * `testing` (a feature) is a cluster in one process under faults, for tests of applications and state machines.
 //! * Backends appear as modules behind features: `file` (default), `mem`, `rocksdb`, `sled` (experimental). `server` (default) is the network.
 //!
 //! Inside, three threads per node do the work, each with its queue: the driver loop, which owns the sans-IO consensus of
@@ -64,6 +65,8 @@ mod snapshot_transfer;
 mod start;
 mod state_machine_handler;
 mod status;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod wire;
 
 pub use assembled::Assembled;

@@ -291,7 +291,8 @@ pub mod cluster_client {
             self.inner.unary(req, path, codec).await
         }
         /// Changes the membership, moves leadership, or makes a snapshot. Any node accepts the first two and passes them on to
-        /// the leader. The answer comes when the change has committed.
+        /// the leader. The answer comes when the change has committed. A change whose answer was lost may be asked for again:
+        /// what has been done already is answered as done.
         pub async fn operate(
             &mut self,
             request: impl tonic::IntoRequest<super::Operation>,
@@ -334,7 +335,8 @@ pub mod cluster_server {
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusResponse>, tonic::Status>;
         /// Changes the membership, moves leadership, or makes a snapshot. Any node accepts the first two and passes them on to
-        /// the leader. The answer comes when the change has committed.
+        /// the leader. The answer comes when the change has committed. A change whose answer was lost may be asked for again:
+        /// what has been done already is answered as done.
         async fn operate(
             &self,
             request: tonic::Request<super::Operation>,
