@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use d_engine_core::Entry;
-use d_engine_core::command::{KvCompare, KvOp, KvPut, KvTest, KvTxn, Relation};
 use d_engine_core::KvCommand;
+use d_engine_core::command::{KvCompare, KvOp, KvPut, KvTest, KvTxn, Relation};
 
 use figures::Figures;
 use replica::{CHUNK, LARGE, Replica, SMALL, STORES, Store, key};
