@@ -96,3 +96,34 @@ fn a_damaged_archive_is_a_clear_error() {
     run(&["snapshot", "inspect", path]).failed(1, "no archive of d-engine");
     run(&["snapshot", "inspect", dir.path().join("none").to_str().unwrap()]).failed(1, "opening the archive");
 }
+
+#[test]
+fn a_stopped_nodes_directory_is_saved_and_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("n1");
+    let server = Server::alone(&data);
+    server.run(&["put", "k", "v"]).ok();
+    let address = server.address.clone();
+    let path = dir.path().join("a");
+    let save = |more: &[&str]| {
+        run(&[&["snapshot", "save", "--dir", data.to_str().unwrap(), path.to_str().unwrap()], more].concat())
+    };
+    save(&[]).failed(1, "in use by another process");
+    assert_eq!(server.terminate(), 0);
+    save(&[]).ok();
+    let view = json(&run(&["snapshot", "inspect", path.to_str().unwrap(), "-o", "json"]).ok());
+    assert_eq!(view["key_value"]["keys"], 1);
+    assert_eq!(names(&data.join("snapshots")), [""; 0], "no snapshot of its own is left behind");
+
+    // What was not applied when the power went, no archive can have.
+    let server = Server::start(&data, 1, &address, &[]);
+    server.wait_for_line("leads");
+    server.run(&["put", "l", "v"]).ok();
+    server.kill();
+    let said = save(&["--force"]);
+    assert!(said.err.contains("of the log are not in the archive"), "{said:?}");
+    said.ok();
+    let server = Server::start(&data, 1, &address, &[]);
+    server.wait_for_line("leads");
+    assert_eq!(server.run(&["get", "l"]).ok(), "v");
+}
