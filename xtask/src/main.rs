@@ -98,6 +98,10 @@ enum Bench {
     Embedded(bench::cluster::Cluster),
     /// Three nodes under load, called through a client over gRPC
     Grpc(bench::cluster::Cluster),
+    /// Three nodes beside etcd and the crate of the name d-engine on crates.io, consensus beside openraft, in one run
+    Peers(bench::peers::PeersArguments),
+    /// How cost grows: 3 to 7 nodes, 10,000 idle connections, ten million keys, values of 1 MiB, an open loop
+    Scale(bench::scale::Scale),
 }
 
 fn main() -> ExitCode {
@@ -116,6 +120,8 @@ fn main() -> ExitCode {
         Task::Bench(Bench::Storage(arguments)) => bench::storage(&arguments),
         Task::Bench(Bench::Embedded(arguments)) => bench::cluster::cluster("embedded", &arguments),
         Task::Bench(Bench::Grpc(arguments)) => bench::cluster::cluster("grpc", &arguments),
+        Task::Bench(Bench::Peers(arguments)) => bench::peers::peers(&arguments),
+        Task::Bench(Bench::Scale(arguments)) => bench::scale::scale(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
