@@ -9,6 +9,7 @@
 
 mod codec;
 pub mod command;
+mod compact;
 mod error;
 mod kv_store;
 pub mod slot;
@@ -20,6 +21,7 @@ mod types;
 
 pub use codec::{Reader, checksum};
 pub use command::{KvAnswer, KvCommand, KvOutcome, KvQuery, KvRecord, KvReject, KvRequest};
+pub use compact::compact_bytes;
 pub use error::{Error, Result, Severity};
 pub use kv_store::{Direction, KeyRange, KvStore, KvView, WriteBatch, WriteOp};
 pub use snapshot_metadata::SnapshotMetadata;

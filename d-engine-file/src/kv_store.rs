@@ -13,12 +13,13 @@
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use d_engine_core::snapshot::{SnapshotHeader, SnapshotReader, SnapshotWriter};
-use d_engine_core::{Direction, Error, KeyRange, KvStore, KvView, Result, WriteBatch};
-use d_engine_mem::OrderedMap;
+use d_engine_core::{Direction, Error, KeyRange, KvStore, KvView, Result, WriteBatch, compact_bytes};
+use d_engine_mem::{OrderedMap, SharedMap};
 
 use crate::io_error;
 use crate::vfs::{OsDisk, Vfs, VfsFile, VfsLock};
@@ -35,16 +36,13 @@ const TEMPORARY: &str = "checkpoint.tmp";
 /// Clone-able through `Arc` only: one directory, one store.
 #[derive(Debug)]
 pub struct FileKvStore {
-    state: RwLock<State>,
+    /// After a panic within a write it holds half a batch and gives nothing out: it is never written to the file. The Raft
+    /// log has what is missing there.
+    map: SharedMap,
+    /// How many writes have changed the map since it was opened; counted within them.
+    writes: AtomicU64,
     checkpoint: Mutex<Checkpoint>,
     _lock: Box<dyn VfsLock>,
-}
-
-/// The map, and how many writes changed it since it was opened.
-#[derive(Debug)]
-struct State {
-    map: OrderedMap,
-    writes: u64,
 }
 
 /// The file. Whoever holds its mutex is the only one who writes it; the map is not locked meanwhile.
@@ -52,7 +50,7 @@ struct State {
 struct Checkpoint {
     disk: Arc<dyn Vfs>,
     dir: PathBuf,
-    /// [`State::writes`] as of the file.
+    /// [`FileKvStore::writes`] as of the file.
     holds: u64,
     /// Why it is not known which of two checkpoints a crash would leave.
     poisoned: Option<String>,
@@ -89,20 +87,11 @@ impl FileKvStore {
         // The file was synced before it got its name; a crash may have come before the name was durable.
         disk.sync_dir(&dir).map_err(|e| Error::io(format!("syncing the directory {}", dir.display()), e))?;
         Ok(Self {
-            state: RwLock::new(State { map, writes: 0 }),
+            map: SharedMap::new(map),
+            writes: AtomicU64::new(0),
             checkpoint: Mutex::new(Checkpoint { disk, dir, holds: 0, poisoned: None }),
             _lock: lock,
         })
-    }
-
-    // A panic while the map changes may leave half a batch in it: then nothing is read from it and it is never written to
-    // the file. The Raft log has what is missing there.
-    fn read(&self) -> Result<RwLockReadGuard<'_, State>> {
-        self.state.read().map_err(|_| half_a_batch())
-    }
-
-    fn lock(&self) -> Result<RwLockWriteGuard<'_, State>> {
-        self.state.write().map_err(|_| half_a_batch())
     }
 
     // A poisoned lock is used on: every field is set after the step that it describes.
@@ -113,31 +102,28 @@ impl FileKvStore {
 
 impl KvStore for FileKvStore {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        Ok(self.read()?.map.get(key).cloned())
+        self.map.get(key)
     }
 
     fn scan(&self, range: KeyRange<'_>, limit: usize, direction: Direction) -> Result<Vec<(Bytes, Bytes)>, Error> {
-        Ok(self.read()?.map.scan(range, limit, direction))
+        self.map.read(|map| map.scan(range, limit, direction))
     }
 
-    fn write(&self, batch: WriteBatch) -> Result<(), Error> {
-        let mut state = self.lock()?;
-        state.map.apply(batch);
-        state.writes += 1;
-        Ok(())
+    fn write(&self, mut batch: WriteBatch) -> Result<(), Error> {
+        self.map.write(|map| {
+            map.apply(&mut batch);
+            self.writes.fetch_add(1, Ordering::Relaxed);
+        })
     }
 
     fn replace_all(&self, sorted: &mut dyn Iterator<Item = Result<(Bytes, Bytes), Error>>) -> Result<(), Error> {
         let new = OrderedMap::from_sorted(sorted)?;
         let mut checkpoint = self.checkpoint();
-        drop(self.read()?);
+        self.map.read(|_| ())?;
         checkpoint.write(&new)?;
         // The file has the new content already: what a write beside this call has broken meanwhile goes with the old one.
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let old = std::mem::replace(&mut state.map, new);
-        state.writes += 1;
-        checkpoint.holds = state.writes;
-        drop((state, checkpoint));
+        let old = self.map.replace(new, || checkpoint.holds = 1 + self.writes.fetch_add(1, Ordering::Relaxed));
+        drop(checkpoint);
         // Freed without the locks: a large map takes a while.
         drop(old);
         Ok(())
@@ -146,10 +132,7 @@ impl KvStore for FileKvStore {
     /// Writes a checkpoint if anything was written since the last one.
     fn flush(&self) -> Result<(), Error> {
         let mut checkpoint = self.checkpoint();
-        let (view, writes) = {
-            let state = self.read()?;
-            (state.map.clone(), state.writes)
-        };
+        let (view, writes) = self.map.read(|map| (map.clone(), self.writes.load(Ordering::Relaxed)))?;
         if checkpoint.holds != writes {
             checkpoint.write(&view)?;
             checkpoint.holds = writes;
@@ -158,9 +141,12 @@ impl KvStore for FileKvStore {
     }
 
     fn with_view(&self, f: &mut dyn FnMut(&dyn KvView) -> Result<(), Error>) -> Result<bool, Error> {
-        let view = self.read()?.map.clone();
-        f(&view)?;
+        f(&self.map.view()?)?;
         Ok(true)
+    }
+
+    fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, Error> {
+        Ok(self.map.view()?.get_many(keys))
     }
 }
 
@@ -169,10 +155,6 @@ impl Drop for FileKvStore {
         // Nobody is left to be told. What is missing then, the Raft log has.
         let _ = self.flush();
     }
-}
-
-fn half_a_batch() -> Error {
-    Error::Poisoned { why: "a write to the key-value store ended in a panic".into() }
 }
 
 impl Checkpoint {
@@ -218,7 +200,7 @@ fn load(disk: &dyn Vfs, path: &Path) -> Result<OrderedMap> {
 
 /// One allocation for the record, so that it does not keep its whole block in memory.
 fn own((key, value): (Bytes, Bytes)) -> (Bytes, Bytes) {
-    let mut record = Bytes::from([&key[..], &value[..]].concat());
+    let mut record = compact_bytes(&[&key, &value]);
     let value = record.split_off(key.len());
     (record, value)
 }

@@ -105,6 +105,32 @@ pub(crate) fn store_key(key: &[u8]) -> Bytes {
     out.freeze()
 }
 
+/// Makes keys of the store that do not live long: many of them share one allocation, which lives as long as the last of them.
+#[derive(Debug, Default)]
+pub(crate) struct StoreKeys {
+    buffer: BytesMut,
+}
+
+impl StoreKeys {
+    const BUFFER: usize = 16 * 1024;
+
+    /// Room for so many usual keys to begin with.
+    pub(crate) fn new(keys: usize) -> Self {
+        Self { buffer: BytesMut::with_capacity((32 * keys).min(Self::BUFFER)) }
+    }
+
+    /// [`store_key`].
+    pub(crate) fn make(&mut self, user_key: &[u8]) -> Bytes {
+        let len = 1 + user_key.len();
+        if self.buffer.capacity() < len {
+            self.buffer = BytesMut::with_capacity(len.max(Self::BUFFER));
+        }
+        self.buffer.put_u8(USER_PREFIX);
+        self.buffer.put_slice(user_key);
+        self.buffer.split().freeze()
+    }
+}
+
 /// Calls `f` with the key in the store of a user's key, without an allocation for the usual short one.
 pub(crate) fn with_store_key<T>(key: &[u8], f: impl FnOnce(&[u8]) -> T) -> T {
     const SHORT: usize = 128;
@@ -286,6 +312,8 @@ mod tests {
         for len in [0, 1, 126, 127, 128, 129, 1000] {
             let key = vec![7; len];
             with_store_key(&key, |found| assert_eq!(found, store_key(&key), "{len} bytes"));
+            let mut keys = StoreKeys::new(1);
+            assert_eq!([keys.make(&key), keys.make(b"k")], [store_key(&key), store_key(b"k")]);
             assert_eq!(user_key(&store_key(&key)), key);
         }
     }

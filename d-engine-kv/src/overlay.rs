@@ -1,13 +1,15 @@
 //! The records as the commands of a chunk see and change them, on top of a store that does not change meanwhile.
 //!
-//! The hash maps only find a key's slot; their order is never looked at.
+//! The hash tables only find a key's slot; their order is never looked at.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::BuildHasher;
 
 use bytes::Bytes;
-use d_engine_core::{Direction, Error, KvStore, Result, WriteBatch};
+use d_engine_core::{Direction, Error, KvStore, Result, WriteBatch, compact_bytes};
+use hashbrown::{DefaultHashBuilder, HashTable};
 
-use crate::layout::{Bookkeeping, Place, StoreRange, leased_key, store_key, user_key, with_store_key};
+use crate::layout::{Bookkeeping, Place, StoreKeys, StoreRange, leased_key, user_key};
 use crate::leases::Leases;
 use crate::machine::Present;
 use crate::record::Record;
@@ -27,9 +29,8 @@ pub(crate) struct Change {
 }
 
 /// A key's record as the chunk's commands see it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Slot {
-    key: Bytes,
     now: Option<Record>,
     /// The lease of the record in the store.
     stored_lease: u64,
@@ -40,8 +41,13 @@ struct Slot {
 /// The records that a chunk has touched so far.
 pub(crate) struct Overlay<'a> {
     store: &'a dyn KvStore,
+    /// In the order of the slots, so that all are asked for at once. That of a record which the chunk has made belongs to the
+    /// record; the others do not outlive the chunk.
+    keys: Vec<Bytes>,
     slots: Vec<Slot>,
-    places: HashMap<Bytes, usize>,
+    places: Places,
+    /// Where keys are made that live as long as the chunk.
+    short_lived: StoreKeys,
     /// The changed slots whose record has a lease, by lease.
     leased: HashMap<u64, BTreeSet<usize>>,
     pub(crate) book: Bookkeeping,
@@ -50,13 +56,37 @@ pub(crate) struct Overlay<'a> {
     changes: Vec<Change>,
 }
 
+/// The slots by the keys of users. It holds neither keys nor hashes, so that a look-up reads one key; the hash is seeded anew
+/// for each chunk: clients choose the keys.
+#[derive(Default)]
+struct Places {
+    table: HashTable<usize>,
+    hasher: DefaultHashBuilder,
+}
+
+impl Places {
+    fn find(&self, keys: &[Bytes], user_key: &[u8]) -> Option<usize> {
+        let hash = self.hasher.hash_one(user_key);
+        self.table.find(hash, |place| keys[*place][1..] == *user_key).copied()
+    }
+
+    /// Adds the last of `keys`, which is not there yet.
+    fn push(&mut self, keys: &[Bytes]) {
+        let hash = |place: &usize| self.hasher.hash_one(&keys[*place][1..]);
+        let place = keys.len() - 1;
+        self.table.insert_unique(hash(&place), place, hash);
+    }
+}
+
 impl<'a> Overlay<'a> {
     /// Nothing touched yet, on top of the state that `book` describes.
     pub(crate) fn new(store: &'a dyn KvStore, book: Bookkeeping, entries: usize) -> Self {
         Self {
             store,
+            keys: Vec::with_capacity(entries),
             slots: Vec::with_capacity(entries),
-            places: HashMap::with_capacity(entries),
+            places: Places { table: HashTable::with_capacity(entries), hasher: DefaultHashBuilder::default() },
+            short_lived: StoreKeys::new(entries),
             leased: HashMap::new(),
             book,
             counted: false,
@@ -66,18 +96,19 @@ impl<'a> Overlay<'a> {
 
     /// Makes a place for a user's key, to be filled by [`load`](Overlay::load).
     pub(crate) fn reserve(&mut self, user_key: &[u8]) -> usize {
-        if let Some(place) = with_store_key(user_key, |key| self.places.get(key).copied()) {
+        if let Some(place) = self.places.find(&self.keys, user_key) {
             return place;
         }
-        self.insert(store_key(user_key), None)
+        let key = self.short_lived.make(user_key);
+        self.insert(key, None)
     }
 
     fn insert(&mut self, key: Bytes, now: Option<Record>) -> usize {
-        let place = self.slots.len();
-        self.places.insert(key.clone(), place);
+        self.keys.push(key);
+        self.places.push(&self.keys);
         let (stored, stored_lease) = (now.is_some(), now.as_ref().map_or(0, |record| record.lease));
-        self.slots.push(Slot { key, now, stored_lease, stored, changed: false });
-        place
+        self.slots.push(Slot { now, stored_lease, stored, changed: false });
+        self.slots.len() - 1
     }
 
     /// Reads every place that was reserved.
@@ -85,10 +116,9 @@ impl<'a> Overlay<'a> {
         if self.slots.is_empty() {
             return Ok(());
         }
-        let keys: Vec<_> = self.slots.iter().map(|slot| slot.key.clone()).collect();
-        let values = self.store.get_many(&keys)?;
-        if values.len() != keys.len() {
-            let (found, asked) = (values.len(), keys.len());
+        let values = self.store.get_many(&self.keys)?;
+        if values.len() != self.keys.len() {
+            let (found, asked) = (values.len(), self.keys.len());
             return Err(Error::backend(format!("KvStore::get_many gave {found} values for {asked} keys")));
         }
         for (slot, value) in self.slots.iter_mut().zip(values) {
@@ -101,13 +131,10 @@ impl<'a> Overlay<'a> {
 
     /// The place of a user's key, read now if it was not reserved.
     pub(crate) fn place(&mut self, user_key: &[u8]) -> Result<usize> {
-        match with_store_key(user_key, |key| self.places.get(key).copied()) {
-            Some(place) => Ok(place),
-            None => self.fetch(store_key(user_key)),
+        if let Some(place) = self.places.find(&self.keys, user_key) {
+            return Ok(place);
         }
-    }
-
-    fn fetch(&mut self, key: Bytes) -> Result<usize> {
+        let key = self.short_lived.make(user_key);
         let now = self.store.get(&key)?.map(Record::decode).transpose()?;
         Ok(self.insert(key, now))
     }
@@ -119,7 +146,7 @@ impl<'a> Overlay<'a> {
 
     /// The user's key there.
     pub(crate) fn key(&self, place: usize) -> Bytes {
-        user_key(&self.slots[place].key)
+        user_key(&self.keys[place])
     }
 
     /// Begins a command: what it changes has one revision.
@@ -138,14 +165,15 @@ impl<'a> Overlay<'a> {
     /// Sets the key there; `lease` exists or is 0.
     pub(crate) fn put(&mut self, place: usize, value: &[u8], lease: u64, leases: &mut Leases) {
         let revision = self.revision();
-        let record = match &self.slots[place].now {
-            Some(record) => record.set(revision, lease, value),
+        let (key, record) = match &self.slots[place].now {
+            Some(record) => record.set(&self.keys[place], revision, lease, value),
             None => {
                 self.book.keys += 1;
-                Record::created(revision, lease, value)
+                Record::created(&self.keys[place], revision, lease, value)
             }
         };
-        self.change(place, Some(record), revision, leases);
+        self.keys[place] = key.clone();
+        self.change(place, key, Some(record), revision, leases);
     }
 
     /// Removes the key there; whether it existed.
@@ -155,17 +183,19 @@ impl<'a> Overlay<'a> {
         }
         let revision = self.revision();
         self.book.keys -= 1;
-        self.change(place, None, revision, leases);
+        // Watchers may be told long after the chunk.
+        let key = compact_bytes(&[&self.keys[place]]);
+        self.change(place, key, None, revision, leases);
         true
     }
 
-    fn change(&mut self, place: usize, record: Option<Record>, revision: u64, leases: &mut Leases) {
+    fn change(&mut self, place: usize, key: Bytes, record: Option<Record>, revision: u64, leases: &mut Leases) {
         let slot = &mut self.slots[place];
         let lease_of = |record: &Option<Record>| record.as_ref().map_or(0, |record| record.lease);
         let (from, to) = (lease_of(&slot.now), lease_of(&record));
         let bytes_of = |record: &Record| record.bytes().clone();
         let prev = slot.now.as_ref().map(bytes_of);
-        self.changes.push(Change { revision, key: slot.key.clone(), record: record.as_ref().map(bytes_of), prev });
+        self.changes.push(Change { revision, key, record: record.as_ref().map(bytes_of), prev });
         slot.now = record;
         slot.changed = true;
         if from == 0 && to == 0 {
@@ -184,7 +214,7 @@ impl<'a> Overlay<'a> {
     pub(crate) fn leased(&mut self, lease: u64) -> Result<Vec<usize>> {
         let mut places = BTreeMap::new();
         for place in self.leased.get(&lease).into_iter().flatten() {
-            places.insert(self.slots[*place].key.clone(), *place);
+            places.insert(self.keys[*place].clone(), *place);
         }
         let view = Present(self.store);
         let mut scan = Scan::new(&view, StoreRange::leased(lease), Direction::Forward, usize::MAX);
@@ -197,7 +227,7 @@ impl<'a> Overlay<'a> {
             };
             let place = self.place(key)?;
             if self.record(place).is_some_and(|record| record.lease == lease) {
-                places.insert(self.slots[place].key.clone(), place);
+                places.insert(self.keys[place].clone(), place);
             }
         }
         Ok(places.into_values().collect())
@@ -206,10 +236,11 @@ impl<'a> Overlay<'a> {
     /// The keys of a range and their records, in the order of `direction`.
     pub(crate) fn walk(&self, range: StoreRange, direction: Direction) -> Walk<'_> {
         let mut changed: Vec<_> = self
-            .slots
+            .keys
             .iter()
-            .filter(|slot| slot.changed && range.behind(None, direction).contains(&slot.key))
-            .map(|slot| (slot.key.clone(), slot.now.clone()))
+            .zip(&self.slots)
+            .filter(|(key, slot)| slot.changed && range.behind(None, direction).contains(key))
+            .map(|(key, slot)| (key.clone(), slot.now.clone()))
             .collect();
         changed.sort_unstable_by(|left, right| left.0.cmp(&right.0));
         if direction == Direction::Backward {
@@ -225,8 +256,8 @@ impl<'a> Overlay<'a> {
             found.push((key, record));
             Ok(true)
         })?;
-        let place = |(key, record): (Bytes, Record)| match self.places.get(&key) {
-            Some(place) => *place,
+        let place = |(key, record): (Bytes, Record)| match self.places.find(&self.keys, &key[1..]) {
+            Some(place) => place,
             None => self.insert(key, Some(record)),
         };
         Ok(found.into_iter().map(place).collect())
@@ -235,19 +266,19 @@ impl<'a> Overlay<'a> {
     /// The batch that makes the changes of the records and of their leases, and what watchers are told.
     pub(crate) fn finish(self) -> (WriteBatch, Vec<Change>, Bookkeeping) {
         let mut batch = WriteBatch { ops: Vec::with_capacity(self.slots.len() + 1) };
-        for slot in self.slots.into_iter().filter(|slot| slot.changed) {
+        for (key, slot) in self.keys.into_iter().zip(self.slots).filter(|(_, slot)| slot.changed) {
             let lease = slot.now.as_ref().map_or(0, |record| record.lease);
             if lease != slot.stored_lease {
                 if slot.stored_lease != 0 {
-                    batch.delete(leased_key(slot.stored_lease, &slot.key[1..]));
+                    batch.delete(leased_key(slot.stored_lease, &key[1..]));
                 }
                 if lease != 0 {
-                    batch.put(leased_key(lease, &slot.key[1..]), Bytes::new());
+                    batch.put(leased_key(lease, &key[1..]), Bytes::new());
                 }
             }
             match slot.now {
-                Some(record) => batch.put(slot.key, record.bytes().clone()),
-                None if slot.stored => batch.delete(slot.key),
+                Some(record) => batch.put(key, record.into_bytes()),
+                None if slot.stored => batch.delete(key),
                 None => {}
             }
         }

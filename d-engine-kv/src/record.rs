@@ -3,8 +3,8 @@
 //! The four numbers are LEB128; `changed` is how far the mod revision lies behind the create revision. The value comes
 //! last, so that a read slices it out of the stored bytes.
 
-use bytes::{BufMut, Bytes, BytesMut};
-use d_engine_core::{Error, KvRecord, Result};
+use bytes::Bytes;
+use d_engine_core::{Error, KvRecord, Result, compact_bytes};
 
 const VERSION: u8 = 1;
 const LONGEST_VARINT: usize = 10;
@@ -21,18 +21,20 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// The record of a key that is set for the first time.
-    pub(crate) fn created(revision: u64, lease: u64, value: &[u8]) -> Self {
-        Self::new(revision, revision, 1, lease, value)
+    /// The record of a key that is set for the first time, and its key in the store.
+    pub(crate) fn created(key: &[u8], revision: u64, lease: u64, value: &[u8]) -> (Bytes, Self) {
+        Self::new(key, [revision, revision, 1, lease], value)
     }
 
     /// The record after the key is set again.
-    pub(crate) fn set(&self, revision: u64, lease: u64, value: &[u8]) -> Self {
-        Self::new(self.create_revision, revision, self.version + 1, lease, value)
+    pub(crate) fn set(&self, key: &[u8], revision: u64, lease: u64, value: &[u8]) -> (Bytes, Self) {
+        Self::new(key, [self.create_revision, revision, self.version + 1, lease], value)
     }
 
-    /// A record and its bytes, which share nothing with the value's buffer: that may be a whole message from the network.
-    fn new(create_revision: u64, mod_revision: u64, version: u64, lease: u64, value: &[u8]) -> Self {
+    /// A key and a record that share nothing with the buffers of the arguments, which may be whole messages from the network.
+    /// They share one allocation: a put costs a single one, and whoever looks at the key has the record's numbers at hand.
+    fn new(key: &[u8], numbers: [u64; 4], value: &[u8]) -> (Bytes, Self) {
+        let [create_revision, mod_revision, version, lease] = numbers;
         debug_assert!(create_revision <= mod_revision, "a key is created before it is changed");
         let mut header = [0; 1 + 4 * LONGEST_VARINT];
         header[0] = VERSION;
@@ -40,15 +42,19 @@ impl Record {
         for number in [create_revision, mod_revision - create_revision, version, lease] {
             value_at += write_varint(&mut header[value_at..], number);
         }
-        let mut out = BytesMut::with_capacity(value_at + value.len());
-        out.put_slice(&header[..value_at]);
-        out.put_slice(value);
-        Self { create_revision, mod_revision, version, lease, bytes: out.freeze(), value_at }
+        let mut stored_key = compact_bytes(&[key, &header[..value_at], value]);
+        let bytes = stored_key.split_off(key.len());
+        (stored_key, Self { create_revision, mod_revision, version, lease, bytes, value_at })
     }
 
     /// What the store holds.
     pub(crate) const fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// [`bytes`](Record::bytes) without counting a reference.
+    pub(crate) fn into_bytes(self) -> Bytes {
+        self.bytes
     }
 
     /// The value.
@@ -138,7 +144,7 @@ mod tests {
 
     #[test]
     fn record_bytes_of_version_1_stay_readable() {
-        let record = Record::new(300, 301, 2, 0, b"v");
+        let (_, record) = Record::new(b"k", [300, 301, 2, 0], b"v");
         let golden = Bytes::from_static(b"\x01\xac\x02\x01\x02\x00v");
         assert_eq!(*record.bytes(), golden);
         assert_eq!(Record::decode(golden).unwrap(), record);
@@ -151,7 +157,8 @@ mod tests {
             create_revision: u64, changed: u64, version: u64, lease: u64, value in vec(any::<u8>(), 0..40)
         ) {
             let mod_revision = create_revision.saturating_add(changed);
-            let record = Record::new(create_revision, mod_revision, version, lease, &value);
+            let (key, record) = Record::new(b"key", [create_revision, mod_revision, version, lease], &value);
+            prop_assert_eq!(&key[..], b"key");
             let found = Record::decode(record.bytes().clone()).unwrap();
             prop_assert_eq!(found.value(), &value[..]);
             prop_assert_eq!(found, record);
@@ -163,7 +170,7 @@ mod tests {
             bytes.extend_from_slice(&tail);
             if let Ok(record) = Record::decode(bytes.clone().into()) {
                 let (create, modified) = (record.create_revision, record.mod_revision);
-                let again = Record::new(create, modified, record.version, record.lease, record.value());
+                let (_, again) = Record::new(b"", [create, modified, record.version, record.lease], record.value());
                 prop_assert_eq!(&again.bytes()[..], bytes, "one record has one encoding");
             }
             let _ = Record::decode(tail.into());

@@ -2,7 +2,7 @@
 //!
 //! * [`MemStorageEngine`]: the Raft log in a deque and the hard state beside it.
 //! * [`MemKvStore`]: a key-value store with views that cost nothing to take.
-//! * [`OrderedMap`]: the map under it, which other backends use as well.
+//! * [`OrderedMap`] and [`SharedMap`]: the map under it, and its locks, which other backends use as well.
 //!
 //! Nothing here does I/O, starts threads or survives the process.
 
@@ -10,8 +10,10 @@ mod engine;
 mod kv_store;
 mod log_store;
 mod ordered_map;
+mod shared_map;
 
 pub use engine::{MemMetaStore, MemStorageEngine};
 pub use kv_store::MemKvStore;
 pub use log_store::MemLogStore;
 pub use ordered_map::{OrderedMap, Range};
+pub use shared_map::SharedMap;

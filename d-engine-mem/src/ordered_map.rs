@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use d_engine_core::{Direction, Error, KeyRange, KvView, Result, WriteBatch, WriteOp};
 
-use leaf::{Leaf, Pair};
+use leaf::{KeyHeads, Leaf, Pair};
 
 /// Pairs that a chunk holds before it is split. Small in unit tests, so that short inputs split and merge.
 const CHUNK_MAX: usize = if cfg!(test) { 8 } else { 256 };
@@ -41,6 +41,10 @@ impl Chunk {
 
     fn pairs(&self) -> &[Pair] {
         self.leaf.pairs()
+    }
+
+    fn search(&self, head: u128, key: &[u8]) -> std::result::Result<usize, usize> {
+        self.leaf.search(key, KeyHeads { asked: head, of_leaf: self.head })
     }
 
     fn begin_at(&mut self, first: Bytes) {
@@ -120,27 +124,40 @@ impl OrderedMap {
 
     /// The value of `key`.
     pub fn get(&self, key: &[u8]) -> Option<&Bytes> {
-        let chunk = self.chunks.get(self.chunk_of(key))?;
-        let at = chunk.leaf.search(key).ok()?;
+        let head = head(key);
+        let chunk = self.chunks.get(chunk_of(&self.chunks, head, key))?;
+        let at = chunk.search(head, key).ok()?;
         Some(&chunk.pairs()[at].1)
+    }
+
+    /// The values of several keys.
+    pub fn get_many(&self, keys: &[Bytes]) -> Vec<Option<Bytes>> {
+        keys.iter().map(|key| self.get(key).cloned()).collect()
     }
 
     /// Sets `key` and returns the value it had.
     pub fn insert(&mut self, key: Bytes, value: Bytes) -> Option<Bytes> {
-        let slot = self.chunk_of(&key);
+        self.exchange(key, value).map(|(_, value)| value)
+    }
+
+    /// [`insert`](OrderedMap::insert) that returns the pair there was. The new key takes the place of the old one, because
+    /// key and value may be slices of one allocation, which then goes as a whole.
+    fn exchange(&mut self, key: Bytes, value: Bytes) -> Option<Pair> {
+        let head = head(&key);
         let chunks = Arc::make_mut(&mut self.chunks);
+        let slot = chunk_of(chunks, head, &key);
         let Some(chunk) = chunks.get_mut(slot) else {
             chunks.push(Chunk::new(vec![(key, value)]));
             self.len = 1;
             return None;
         };
-        let found = chunk.leaf.search(&key);
-        if found == Err(0) {
+        let found = chunk.search(head, &key);
+        if matches!(found, Ok(0) | Err(0)) {
             chunk.begin_at(key.clone());
         }
         let leaf = Arc::make_mut(&mut chunk.leaf);
         match found {
-            Ok(at) => Some(leaf.replace(at, value)),
+            Ok(at) => Some(leaf.replace(at, (key, value))),
             Err(at) => {
                 leaf.insert(at, key, value);
                 self.len += 1;
@@ -158,13 +175,18 @@ impl OrderedMap {
 
     /// Removes `key` and returns the value it had.
     pub fn remove(&mut self, key: &[u8]) -> Option<Bytes> {
-        let slot = self.chunk_of(key);
+        self.take(key).map(|(_, value)| value)
+    }
+
+    fn take(&mut self, key: &[u8]) -> Option<Pair> {
+        let head = head(key);
+        let slot = chunk_of(&self.chunks, head, key);
         // Looked up first: removing a key that is not there copies nothing.
-        let at = self.chunks.get(slot)?.leaf.search(key).ok()?;
+        let at = self.chunks.get(slot)?.search(head, key).ok()?;
         let chunks = Arc::make_mut(&mut self.chunks);
         let chunk = &mut chunks[slot];
         let leaf = Arc::make_mut(&mut chunk.leaf);
-        let (_, value) = leaf.remove(at);
+        let pair = leaf.remove(at);
         let len = leaf.pairs().len();
         self.len -= 1;
         if at == 0
@@ -178,19 +200,19 @@ impl OrderedMap {
         } else if len < CHUNK_MIN {
             maybe_merge(chunks, slot);
         }
-        Some(value)
+        Some(pair)
     }
 
-    /// Applies the steps of a batch in order.
-    pub fn apply(&mut self, batch: WriteBatch) {
-        for op in batch.ops {
-            match op {
-                WriteOp::Put(key, value) => {
-                    self.insert(key, value);
-                }
-                WriteOp::Delete(key) => {
-                    self.remove(&key);
-                }
+    /// Applies the steps of a batch in order. Afterwards it holds what they took out of the map: whoever applies under a
+    /// lock frees that without it, because each freed value is likely to be a cache miss or more.
+    pub fn apply(&mut self, batch: &mut WriteBatch) {
+        for op in &mut batch.ops {
+            let taken = match op {
+                WriteOp::Put(key, value) => self.exchange(std::mem::take(key), std::mem::take(value)),
+                WriteOp::Delete(key) => self.take(key),
+            };
+            if let Some((key, value)) = taken {
+                *op = WriteOp::Put(key, value);
             }
         }
     }
@@ -219,12 +241,6 @@ impl OrderedMap {
         }
     }
 
-    /// The chunk that holds `key`, or would: the last one that begins at or before it, else the first.
-    fn chunk_of(&self, key: &[u8]) -> usize {
-        let head = head(key);
-        self.chunks.partition_point(|chunk| chunk.begins_by(head, key)).saturating_sub(1)
-    }
-
     /// The position of the first pair whose key is not `before`, which holds for a leading part of the keys only.
     fn position(&self, before: impl Fn(&[u8]) -> bool) -> Position {
         let chunk = self.chunks.partition_point(|chunk| before(&chunk.first)).saturating_sub(1);
@@ -246,6 +262,11 @@ impl KvView for OrderedMap {
     fn scan(&self, range: KeyRange<'_>, limit: usize, direction: Direction) -> Result<Vec<(Bytes, Bytes)>, Error> {
         Ok(OrderedMap::scan(self, range, limit, direction))
     }
+}
+
+/// The chunk that holds `key`, whose head is given, or would: the last one that begins at or before it, else the first.
+fn chunk_of(chunks: &[Chunk], head: u128, key: &[u8]) -> usize {
+    chunks.partition_point(|chunk| chunk.begins_by(head, key)).saturating_sub(1)
 }
 
 /// Moves the pairs of a small chunk into a neighbour with room, so that removals do not leave crumbs behind.

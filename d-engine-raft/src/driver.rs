@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use d_engine_core::{Entry, LogId};
 
+use crate::config::MAX_APPLYING_ENTRIES;
 use crate::raft::Part;
 use crate::tail::Tail;
 use crate::{
@@ -186,6 +187,16 @@ impl Driver {
     /// Term, part and leader, without the cost of a whole status.
     pub fn leadership(&self) -> (u64, Role, Option<NodeId>) {
         self.raft.leadership()
+    }
+
+    /// Whether something that was handed to the state machine is not known to be applied.
+    pub fn is_applying(&self) -> bool {
+        self.raft.applied < self.raft.apply_sent
+    }
+
+    /// Whether the state machine has as much as it may: only [`Input::Applied`] brings it more.
+    pub fn is_apply_full(&self) -> bool {
+        self.raft.apply_sent >= self.raft.applied + MAX_APPLYING_ENTRIES
     }
 
     /// Whether this node takes part no more, for good. A directory that was refused by founders may still be welcomed.

@@ -14,7 +14,7 @@ use d_engine_raft::{Input, Write};
 use tokio::runtime::Handle;
 
 use crate::inbox::Inbox;
-use crate::queue::Queue;
+use crate::queue::{Queue, Sleep};
 use crate::snapshot_store::SnapshotStore;
 
 /// How often a write that was refused for want of space is tried again.
@@ -53,7 +53,7 @@ impl Disk {
     /// Serves `queue` until it is closed and empty.
     pub(crate) fn run(mut self, queue: &DiskQueue, inbox: &Inbox) {
         let mut writes = Vec::new();
-        while queue.take_all(&mut writes, None) {
+        while queue.take_all(&mut writes, None, Sleep::Light) {
             let Some(last) = writes.last().map(|write| write.seq) else { continue };
             match self.perform(&mut writes, queue, inbox) {
                 Ok(()) => inbox.complete(Input::Persisted { seq: last }),
@@ -167,7 +167,7 @@ impl Space<'_> {
 /// After a failure: nothing is written any more, and nobody waits for room.
 fn drain(queue: &DiskQueue) {
     let mut dropped = Vec::new();
-    while queue.take_all(&mut dropped, None) {
+    while queue.take_all(&mut dropped, None, Sleep::Light) {
         dropped.clear();
     }
 }

@@ -15,7 +15,7 @@ use d_engine_core::LogId;
 use d_engine_raft::{Change, Event, Message, NodeId, Rejection};
 use tokio::sync::oneshot;
 
-use crate::queue::Queue;
+use crate::queue::{Queue, Sleep};
 
 /// One thing for the driver.
 pub(crate) enum Inbound {
@@ -240,6 +240,11 @@ impl Inbox {
         let _ = self.queue.push(Inbound::Event(event.into()));
     }
 
+    /// [`complete`](Inbox::complete), for what the driver need not know before something else happens.
+    pub(crate) fn complete_quietly(&self, event: impl Into<Event>) {
+        self.queue.push_quietly(Inbound::Event(event.into()));
+    }
+
     /// Takes nothing in from now on.
     pub(crate) fn close(&self) {
         self.queue.close();
@@ -251,8 +256,8 @@ impl Inbox {
     }
 
     /// Moves everything that waits into `into`, waiting at most `timeout`; false: closed and empty.
-    pub(crate) fn take_all(&self, into: &mut Vec<Inbound>, timeout: Option<Duration>) -> bool {
-        let open = self.queue.take_all(into, timeout);
+    pub(crate) fn take_all(&self, into: &mut Vec<Inbound>, timeout: Option<Duration>, sleep: Sleep) -> bool {
+        let open = self.queue.take_all(into, timeout, sleep);
         let (mut messages, mut calls, mut bytes) = (0, 0, 0);
         for inbound in &*into {
             match inbound {
@@ -318,7 +323,7 @@ mod tests {
         let place = inbox.enter(1).unwrap();
         let answer = inbox.propose(Bytes::from_static(b"c")).unwrap();
         let mut taken = Vec::new();
-        assert!(inbox.take_all(&mut taken, None));
+        assert!(inbox.take_all(&mut taken, None, Sleep::Light));
         drop((place, answer));
         let Some(Inbound::Propose { caller, .. }) = taken.pop() else { panic!("no proposal") };
         assert!(caller.has_gone());
@@ -334,7 +339,7 @@ mod tests {
         }
         assert_eq!(inbox.propose(Bytes::new()).unwrap_err(), NotTaken::Busy, "two wait");
         let mut taken = Vec::new();
-        assert!(inbox.take_all(&mut taken, None));
+        assert!(inbox.take_all(&mut taken, None, Sleep::Light));
         drop(inbox.propose(Bytes::from_static(b"12345")).unwrap());
         assert_eq!(inbox.propose(Bytes::from_static(b"123456")).unwrap_err(), NotTaken::Busy, "too many bytes");
     }
@@ -345,11 +350,11 @@ mod tests {
         assert!((0..5).all(|from| inbox.deliver(from, message())));
         (0..5).for_each(|seq| inbox.complete(d_engine_raft::Input::Persisted { seq }));
         let mut taken = Vec::new();
-        assert!(inbox.take_all(&mut taken, None));
+        assert!(inbox.take_all(&mut taken, None, Sleep::Light));
         assert_eq!(taken.len(), 2 + 5);
         assert!(inbox.deliver(9, message()));
         taken.clear();
-        assert!(inbox.take_all(&mut taken, None));
+        assert!(inbox.take_all(&mut taken, None, Sleep::Light));
         assert_eq!(taken.len(), 1, "taking makes room");
     }
 

@@ -21,6 +21,7 @@ use crate::inbox::{Applied, Caller, Inbound, Inbox, Pruning, Refusal};
 use crate::log_read::{Answer, LogRead};
 use crate::pending::Numbered;
 use crate::published::Published;
+use crate::queue::Sleep;
 use crate::snapshot_store::SnapshotStore;
 use crate::snapshot_transfer::Sending;
 use crate::state_machine_handler::{ApplyJob, ApplyQueue};
@@ -156,8 +157,10 @@ impl Runtime {
         self.perform_all();
         loop {
             let timeout = self.driver.poll_timeout().map(|at| at.saturating_sub(self.clock.now()));
-            let timeout = timeout.into_iter().chain(self.work.news.due_in()).min();
-            if !self.inbox.take_all(&mut waiting, timeout) {
+            let timeout = timeout.into_iter().chain(self.work.news.due_in()).chain(self.applied_due_in()).min();
+            // What was applied can wait unless more is to be handed to the state machine then.
+            let sleep = if self.driver.is_apply_full() { Sleep::Light } else { Sleep::Deep };
+            if !self.inbox.take_all(&mut waiting, timeout, sleep) {
                 break;
             }
             for inbound in waiting.drain(..) {
@@ -192,6 +195,11 @@ impl Runtime {
             // It ended, or the tokio runtime did; either way it holds the log no more.
             let _ = self.tokio.block_on(read);
         }
+    }
+
+    /// When to look for what was applied although nothing else happens.
+    fn applied_due_in(&self) -> Option<Duration> {
+        self.driver.is_applying().then_some(STATUS_AGE_MAX)
     }
 
     /// What the driver is to handle; `None` for what is not its business.
@@ -233,7 +241,10 @@ impl Runtime {
             self.publish();
         }
         self.answer_all();
-        if self.work.idle_jobs.is_due(self.apply.append(&mut self.work.jobs)) {
+        let jobs = &mut self.work.jobs;
+        let is_quiet = jobs.iter().all(ApplyJob::is_quiet);
+        let waiting = if is_quiet { self.apply.append_quietly(jobs) } else { self.apply.append(jobs) };
+        if self.work.idle_jobs.is_due(waiting) {
             // While the state machine hangs, callers give up and others come.
             self.work.idle_jobs.done(self.apply.retain(|job| !job.is_idle()));
         }

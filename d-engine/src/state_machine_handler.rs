@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use crate::inbox::{Applied, Caller, Inbox, Refusal};
 use crate::machine_clock::MachineClock;
 use crate::pending::{Decided, PendingReads, PendingWrites, not_leader};
-use crate::queue::Queue;
+use crate::queue::{Queue, Sleep};
 use crate::snapshot_policy::{Built, Snapshots};
 
 /// Work for the apply thread; bounded because the core bounds what is not applied, and the inbox the callers that have
@@ -43,6 +43,11 @@ impl ApplyJob {
     /// Whether it changes the state, which may take long; the others come one for each call, and take no time.
     fn is_work(&self) -> bool {
         matches!(self, Self::Apply { .. } | Self::Install { .. })
+    }
+
+    /// Whether it can wait until there is something else to do.
+    pub(crate) fn is_quiet(&self) -> bool {
+        matches!(self, Self::Expect { .. })
     }
 
     /// Whether it only serves a caller that has gone.
@@ -106,7 +111,9 @@ impl StateMachineHandler {
         loop {
             let tick = self.clock.wait();
             let due = self.snapshots.due_in().filter(|_| self.failed.is_none());
-            if !queue.take_all(&mut jobs, Some(due.map_or(tick, |due| due.min(tick)))) {
+            // After a failure every caller is told at once.
+            let sleep = if self.failed.is_none() { Sleep::Deep } else { Sleep::Light };
+            if !queue.take_all(&mut jobs, Some(due.map_or(tick, |due| due.min(tick))), sleep) {
                 break;
             }
             for job in jobs.drain(..) {
@@ -148,7 +155,8 @@ impl StateMachineHandler {
             ApplyJob::Apply { first, last, entries } => {
                 if self.failed.is_none() {
                     match self.apply_range(first, last, entries) {
-                        Ok(()) => inbox.complete(Input::Applied { index: last }),
+                        // Who waits for it is answered here; the driver only counts.
+                        Ok(()) => inbox.complete_quietly(Input::Applied { index: last }),
                         Err(error) => {
                             let why = format!("entries {first} to {last} cannot be applied: {error}");
                             tracing::error!(%why, "this node stops taking part");

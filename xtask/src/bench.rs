@@ -5,6 +5,7 @@
 //! figure. Everything is written below one directory, which goes at the end.
 
 pub(crate) mod cluster;
+pub(crate) mod gate;
 mod machine;
 pub(crate) mod peers;
 mod report;

@@ -125,6 +125,14 @@ const STEPS: &[Step] = &[
         work: Work::Tests(&["test", "--locked", "--no-fail-fast"]),
     },
     Step {
+        name: "gate",
+        title: "the hot paths allocate no more and make no more system calls than committed",
+        needs: &["build"],
+        tool: None,
+        limit: minutes(5),
+        work: Work::Programs(&[&["gate", "check", "--figures", "benches/gate/figures.json"]]),
+    },
+    Step {
         name: "docs",
         title: "the documentation builds without warnings",
         needs: &[],

@@ -44,7 +44,7 @@ const DEV: &[(&str, &[&str])] = &[
     ("d-engine-rocksdb", &["d-engine-test-suite", "d-engine-kv"]),
     ("d-engine-sled", &["d-engine-test-suite", "d-engine-kv"]),
     ("d-engine-raft", &["d-engine-mem"]),
-    ("d-engine-kv", &["d-engine-mem"]),
+    ("d-engine-kv", &["d-engine-mem", "d-engine-file"]),
     ("d-engine-test-suite", &["d-engine-mem"]),
 ];
 

@@ -1,9 +1,10 @@
 //! Which watchers a key concerns.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use d_engine_core::command::KeySpan;
+use hashbrown::HashMap;
 
 use crate::layout::store_key;
 

@@ -1,12 +1,13 @@
 //! The thread that hands changes out to watchers.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 
 use bytes::Bytes;
 use d_engine_core::WatchSink;
 use d_engine_core::command::{KeySpan, KvChange, KvWatch, WatchEnd, WatchMessage};
+use hashbrown::HashMap;
 
 use super::history::History;
 use super::index::Index;
@@ -15,8 +16,6 @@ use crate::layout::user_key;
 use crate::overlay::Change;
 use crate::record::Record;
 
-/// Changes that are looked at in one go, with applying held off.
-const STEP: usize = 512;
 /// A message ends once its changes have so many bytes.
 const MESSAGE_BYTES: usize = 1 << 20;
 
@@ -51,7 +50,13 @@ struct Thread<'a> {
     number: u64,
     /// Those that have not, in the order of their ids.
     behind: BTreeSet<u64>,
+    /// Empty; its memory is used for each change.
+    concerned: Vec<u64>,
 }
+
+/// The message about one change by itself, without and with the record before it: many watchers may be told the same.
+#[derive(Default)]
+struct SameMessage([Option<Bytes>; 2]);
 
 pub(super) fn run(shared: &Arc<Shared>) {
     let number = shared.lock().history.end();
@@ -62,6 +67,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
         index: Index::default(),
         number,
         behind: BTreeSet::new(),
+        concerned: Vec::new(),
     };
     thread.serve();
     thread.end_all();
@@ -133,34 +139,51 @@ impl Thread<'_> {
             self.number = first;
             return true;
         }
-        let mut changes = Vec::new();
-        let next = history.read(self.number, STEP, |number, change| changes.push((number, change.clone())));
+        let part = history.read(self.number);
         drop(state);
-        self.number = next;
-        let mut rest = &changes[..];
-        while let Some((_, first)) = rest.first() {
-            let len = rest.partition_point(|(_, change)| change.revision == first.revision);
+        let Some(part) = part else { return false };
+        let mut rest = part.changes();
+        while let Some(first) = rest.first() {
+            let len = rest.iter().take_while(|change| change.revision == first.revision).count();
             let (group, behind) = rest.split_at(len);
-            self.hand_out(group);
+            self.hand_out(self.number, group);
+            self.number += len as u64;
             rest = behind;
         }
-        !changes.is_empty()
+        true
     }
 
-    /// Hands the changes of one revision to whom they concern.
-    fn hand_out(&mut self, group: &[(u64, Change)]) {
+    /// Hands the changes of one revision, numbered from `number` on, to whom they concern.
+    fn hand_out(&mut self, number: u64, group: &[Change]) {
+        // Most revisions are one change, and whoever is concerned by one change alone is told the same as the others.
+        if let [change] = group {
+            let mut concerned = std::mem::take(&mut self.concerned);
+            self.index.each(&change.key, |id| concerned.push(id));
+            let mut message = SameMessage::default();
+            for id in concerned.drain(..) {
+                self.hand_to(id, &[(number, change)], &mut message);
+            }
+            self.concerned = concerned;
+            return;
+        }
         let mut concerned: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
-        for (place, (_, change)) in group.iter().enumerate() {
+        for (place, change) in group.iter().enumerate() {
             self.index.each(&change.key, |id| concerned.entry(id).or_default().push(place));
         }
+        let mut messages: BTreeMap<usize, SameMessage> = BTreeMap::new();
         for (id, places) in concerned {
-            let Some(watcher) = self.watchers.get_mut(&id) else { continue };
-            let changes: Vec<_> = places.iter().map(|place| group[*place].clone()).collect();
-            match watcher.tell(&changes) {
-                (Told::Yes, _) => {}
-                (Told::Later, number) => self.fall_behind(id, number),
-                (Told::Never, _) => self.end_slow(id, group[0].1.revision),
-            }
+            let changes: Vec<_> = places.iter().map(|place| (number + *place as u64, &group[*place])).collect();
+            self.hand_to(id, &changes, messages.entry(places[0]).or_default());
+        }
+    }
+
+    /// Hands changes of one revision to a watcher; if it is a single one, it may be in `message` already.
+    fn hand_to(&mut self, id: u64, changes: &[(u64, &Change)], message: &mut SameMessage) {
+        let Some(watcher) = self.watchers.get_mut(&id) else { return };
+        match watcher.tell(changes, message) {
+            (Told::Yes, _) => {}
+            (Told::Later, number) => self.fall_behind(id, number),
+            (Told::Never, _) => self.end_slow(id, changes[0].1.revision),
         }
     }
 
@@ -188,8 +211,8 @@ impl Thread<'_> {
         let state = self.shared.lock();
         let history = &state.history;
         if watcher.number < history.first() {
-            if watcher.from_revision > history.revision() {
-                // What it waits for is still to come.
+            if watcher.from_revision >= history.first_revision() {
+                // All that it wants is there or still to come.
                 watcher.number = history.first();
                 return true;
             }
@@ -200,22 +223,19 @@ impl Thread<'_> {
         }
         // Not past the others, who stand between two revisions: there it joins them.
         let Some(left) = self.number.checked_sub(watcher.number) else { return false };
-        let (mut changes, mut next) = (Vec::new(), self.number);
-        if left > 0 {
-            let limit = STEP.min(usize::try_from(left).unwrap_or(STEP));
-            next = history.read(watcher.number, limit, |number, change| {
-                if watcher.wants(change) {
-                    changes.push((number, change.clone()));
-                }
-            });
-        }
+        let part = if left > 0 { history.read(watcher.number) } else { None };
         drop(state);
+        let part = part.as_ref().map_or(&[][..], |part| part.changes());
+        let part = &part[..part.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
+        let next = watcher.number + part.len() as u64;
+        let numbered = (watcher.number..).zip(part);
+        let changes: Vec<_> = numbered.filter(|(_, change)| watcher.wants(change)).collect();
         let mut rest = &changes[..];
         while let Some((_, first)) = rest.first() {
             let revision = first.revision;
             let len = rest.partition_point(|(_, change)| change.revision == revision);
             let (group, behind) = rest.split_at(len);
-            match watcher.tell(group) {
+            match watcher.tell(group, &mut SameMessage::default()) {
                 (Told::Yes, _) => rest = behind,
                 (Told::Later, number) => {
                     let moved = watcher.number != number;
@@ -295,7 +315,7 @@ impl Watcher {
 
     /// Tells changes of one revision, in as many messages as they need; `Later` with the number of the first that could not
     /// be told.
-    fn tell(&mut self, changes: &[(u64, Change)]) -> (Told, u64) {
+    fn tell(&mut self, changes: &[(u64, &Change)], same: &mut SameMessage) -> (Told, u64) {
         let mut rest = changes;
         while let Some((number, first)) = rest.first() {
             if first.revision < self.from_revision {
@@ -304,7 +324,10 @@ impl Watcher {
             if !self.sink.is_ready() {
                 return (Told::Later, *number);
             }
-            let (message, len) = self.message(rest);
+            let (message, len) = match changes {
+                [_] => (same.0[usize::from(self.prev)].get_or_insert_with(|| self.message(rest).0).clone(), 1),
+                _ => self.message(rest),
+            };
             if !self.sink.offer(message) {
                 return (Told::Never, *number);
             }
@@ -317,7 +340,7 @@ impl Watcher {
     }
 
     /// One message of the first changes, and how many they are.
-    fn message(&self, changes: &[(u64, Change)]) -> (Bytes, usize) {
+    fn message(&self, changes: &[(u64, &Change)]) -> (Bytes, usize) {
         let revision = changes[0].1.revision;
         let (mut told, mut bytes) = (Vec::new(), 0);
         for (_, change) in changes {

@@ -3,11 +3,18 @@
 //! A key's bytes lie wherever they were allocated, and each visit is likely to miss the caches. So a part of each key, behind
 //! what all keys of the chunk have in common, stands in one array beside the pairs.
 
-use std::ops::Range;
+use std::cmp::Ordering;
 
 use bytes::Bytes;
 
 pub(super) type Pair = (Bytes, Bytes);
+
+/// The first sixteen bytes of a key that is searched for, and of any key of the leaf, as numbers (`super::head`).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct KeyHeads {
+    pub(super) asked: u128,
+    pub(super) of_leaf: u128,
+}
 
 /// Pairs in ascending key order.
 #[derive(Debug, Clone)]
@@ -62,30 +69,49 @@ impl Leaf {
         self.pairs
     }
 
-    /// Where `key` is, or would be.
-    pub(super) fn search(&self, key: &[u8]) -> Result<usize, usize> {
-        let Some((first, _)) = self.pairs.first() else { return Err(0) };
-        let beginning = &first[..self.shared];
-        let Some(behind) = key.strip_prefix(beginning) else {
-            return Err(if *key < *beginning { 0 } else { self.pairs.len() });
-        };
-        let equal = self.equal(head(behind));
-        match self.pairs[equal.clone()].binary_search_by(|(candidate, _)| candidate[..].cmp(key)) {
-            Ok(at) => Ok(equal.start + at),
-            Err(at) => Err(equal.start + at),
+    /// Where `key` is, or would be. While what the keys share is no longer than their `heads`, not even
+    /// that is read from a key.
+    pub(super) fn search(&self, key: &[u8], heads: KeyHeads) -> Result<usize, usize> {
+        if !self.shares(key, heads) {
+            let Some((first, _)) = self.pairs.first() else { return Err(0) };
+            return Err(if *key < first[..self.shared] { 0 } else { self.pairs.len() });
+        }
+        let head = head(&key[self.shared..]);
+        let start = self.heads.partition_point(|other| *other < head);
+        // All of it stands in the head: of equal heads one is this key only if it is as long.
+        let is_short = key.len() - self.shared <= size_of::<u64>();
+        let mut at = start;
+        while self.heads.get(at) == Some(&head) {
+            let candidate = &self.pairs[at].0;
+            let order = match is_short && candidate.len() - self.shared <= size_of::<u64>() {
+                true => candidate.len().cmp(&key.len()),
+                false => candidate[..].cmp(key),
+            };
+            match order {
+                Ordering::Less => at += 1,
+                Ordering::Equal => return Ok(at),
+                Ordering::Greater => break,
+            }
+        }
+        Err(at)
+    }
+
+    /// Whether `key` begins as all keys of the leaf do.
+    fn shares(&self, key: &[u8], heads: KeyHeads) -> bool {
+        const BITS: usize = u128::BITS as usize;
+        if key.len() < self.shared {
+            return false;
+        }
+        match self.shared * 8 {
+            0 => true,
+            bits @ ..=BITS => (heads.asked ^ heads.of_leaf) >> (BITS - bits) == 0,
+            _ => self.pairs.first().is_some_and(|(first, _)| key[..self.shared] == first[..self.shared]),
         }
     }
 
-    /// The places of the pairs with this head.
-    fn equal(&self, head: u64) -> Range<usize> {
-        let start = self.heads.partition_point(|other| *other < head);
-        let len = self.heads[start..].iter().take_while(|other| **other == head).count();
-        start..start + len
-    }
-
-    /// Sets the value at a place that [`search`](Leaf::search) has found.
-    pub(super) fn replace(&mut self, at: usize, value: Bytes) -> Bytes {
-        std::mem::replace(&mut self.pairs[at].1, value)
+    /// Puts another pair of the same key at a place that [`search`](Leaf::search) has found, and gives back the old one.
+    pub(super) fn replace(&mut self, at: usize, pair: Pair) -> Pair {
+        std::mem::replace(&mut self.pairs[at], pair)
     }
 
     /// Puts a pair where [`search`](Leaf::search) says.
@@ -128,7 +154,8 @@ mod tests {
 
     fn key() -> impl Strategy<Value = Vec<u8>> {
         let tail = || prop_oneof![Just(0u8), Just(1), Just(b'a'), Just(0xff)];
-        prop_oneof![vec(tail(), 0..12), vec(tail(), 0..12).prop_map(|tail| [&b"prefix:"[..], &tail].concat()),]
+        let behind = |prefix: &'static [u8]| vec(tail(), 0..12).prop_map(move |tail| [prefix, &tail].concat());
+        prop_oneof![vec(tail(), 0..12), behind(b"prefix:"), behind(b"a prefix longer than a head:")]
     }
 
     proptest! {
@@ -138,10 +165,14 @@ mod tests {
         ) {
             let pair = |key: &Vec<u8>| (Bytes::from(key.clone()), Bytes::new());
             let mut leaf = Leaf::new(keys.iter().map(pair).collect());
+            let search = |leaf: &Leaf, key: &[u8]| {
+                let of_leaf = super::super::head(&leaf.pairs()[0].0);
+                leaf.search(key, KeyHeads { asked: super::super::head(key), of_leaf })
+            };
             let mut sorted: Vec<_> = keys.into_iter().collect();
             for key in more {
                 let at = sorted.binary_search(&key);
-                prop_assert_eq!(leaf.search(&key), at);
+                prop_assert_eq!(search(&leaf, &key), at);
                 match at {
                     Err(at) => {
                         leaf.insert(at, key.clone().into(), Bytes::new());
@@ -151,11 +182,11 @@ mod tests {
                         prop_assert_eq!(leaf.remove(at).0, key);
                         sorted.remove(at);
                     }
-                    Ok(at) => _ = leaf.replace(at, Bytes::from_static(b"v")),
+                    Ok(at) => _ = leaf.replace(at, (key.into(), Bytes::from_static(b"v"))),
                 }
             }
             for key in asked {
-                prop_assert_eq!(leaf.search(&key), sorted.binary_search(&key), "{:?} in {:?}", key, sorted);
+                prop_assert_eq!(search(&leaf, &key), sorted.binary_search(&key), "{:?} in {:?}", key, sorted);
             }
         }
     }
