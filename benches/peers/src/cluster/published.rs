@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use d_engine_load::{Load, Round};
 use published::{
-    Client, ClientApi, ClientApiError, EmbeddedClient, EmbeddedEngine, FileStateMachine, FileStorageEngine,
+    Client, ClientApi, ClientApiError, EmbeddedClient, EmbeddedEngine, FileStateMachine, FileStorageEngine, GrpcClient,
 };
 use three_nodes::free_peers;
 
@@ -71,7 +71,8 @@ pub async fn start(dir: &Path, data: Data) -> Result<Vec<Box<dyn Subject>>> {
             .request_timeout(Duration::from_secs(10))
             .enable_compression(false)
             .build();
-        over_grpc.push(Arc::new(client.await.map_err(|error| format!("its client does not connect: {error:?}"))?));
+        let client = client.await.map_err(|error| format!("its client does not connect: {error:?}"))?;
+        over_grpc.push(Arc::new(GrpcClient::clone(&client)));
     }
     let nodes = Rc::new(RefCell::new(nodes));
     Ok(vec![
@@ -91,7 +92,7 @@ fn configuration(id: u64, listen: &str, peers: &[(u64, String)], dir: &Path) -> 
          db_root_dir = \"{}\"\nlog_dir = \"{}\"\n\
          [raft.persistence]\nstrategy = \"MemFirst\"\nflush_policy = {{ Batch = {{ idle_flush_interval_ms = 1000 }} }}\n\
          max_buffered_entries = 10000\n\
-         [raft.read_consistency]\ndefault_policy = \"LinearizableRead\"\nlease_duration_ms = 500\n\
+         [raft.read_consistency]\ndefault_policy = \"LinearizableRead\"\nlease_duration_ms = 250\n\
          allow_client_override = true\n",
         members.join(", "),
         dir.display(),
