@@ -8,8 +8,10 @@ mod history;
 mod load;
 mod progress;
 mod report;
+mod timeline;
 mod watches;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -46,6 +48,9 @@ pub(crate) struct Demo {
     /// Requests under way at a time
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     tasks: u32,
+    /// Writes a page with what was found, and plots of the writes across the leader's death, to this file as well, as HTML
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Leaves the cluster running, and its files, when everything was right
     #[arg(long)]
     keep: bool,
@@ -77,11 +82,12 @@ pub(crate) async fn demo(arguments: Demo) -> Result<(), Failure> {
     } else {
         report.print_table()
     }
+    let written = arguments.report.as_ref().map_or(Ok(()), |path| report.write_page(path));
     if let Some(kept) = &report.kept {
         kept.how_to_go_on().iter().for_each(print_error);
     }
     if report.ok() {
-        return Ok(());
+        return written.map_err(|why| Failure::new(why).next("d-engine demo --report FILE"));
     }
     Err(Failure::new(format!("{}{logs}", report.reasons())).next("d-engine demo"))
 }
@@ -170,6 +176,7 @@ async fn kill_under_load(
         sleep(Duration::from_millis(5)).await;
     }
     sleep(LOAD_AROUND_KILL).await;
+    report.plots = overwriting.plots().into();
     let failover = overwriting.back_after().map(|time| time.as_millis());
     load.take_back(overwriting.stop().await?);
     report.failover_ms = failover.and_then(|millis| u64::try_from(millis).ok());

@@ -3,6 +3,7 @@
 //! Everything it can do, a program can do through the `d-engine` crate; nothing is decided here.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks on its standard streams")]
 
+mod bench;
 mod cluster;
 mod demo;
 mod kv;
@@ -84,6 +85,8 @@ enum Command {
     Up(up::Up),
     /// Shows a self-checking cluster of three processes: load, watches, kill -9 of the leader, failover, catch-up
     Demo(demo::Demo),
+    /// Loads a running cluster and says what rate it sustains and what latency callers see
+    Bench(bench::Bench),
 }
 
 impl Command {
@@ -91,6 +94,7 @@ impl Command {
     fn format(&self) -> Format {
         match self {
             Self::Serve(_) | Self::Up(_) | Self::Demo(_) => Format::Table,
+            Self::Bench(bench) => bench.online.output,
             Self::Put(put) => put.online.output,
             Self::Get(get) => get.online.output,
             Self::Delete(delete) => delete.online.output,
@@ -148,6 +152,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Recover(arguments) => recover::recover(arguments).await,
         Command::Up(arguments) => up::up(arguments).await,
         Command::Demo(arguments) => demo::demo(arguments).await,
+        Command::Bench(arguments) => bench::bench(arguments).await,
     }
 }
 

@@ -12,7 +12,9 @@ use serde_json::Value;
 
 #[test]
 fn a_small_demo_finds_everything_right() {
-    let ran = run(&["demo", "--json", "--keys", "2000"]);
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("report.html");
+    let ran = run(&["demo", "--json", "--keys", "2000", "--report", report.to_str().unwrap()]);
     assert_eq!(ran.code, 0, "{ran:?}");
     let found: Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!(found["ok"], true, "{ran:?}");
@@ -25,6 +27,10 @@ fn a_small_demo_finds_everything_right() {
     assert!(found["acked_writes"].as_u64().unwrap() >= 2200, "{ran:?}");
     for measured in ["failover_ms", "writes_per_s", "reads_per_s", "unknown_writes", "election_timeout_max_ms"] {
         assert!(found[measured].is_u64(), "{measured} in {ran:?}");
+    }
+    let page = std::fs::read_to_string(report).unwrap();
+    for shown in ["kill -9 of the leader", "writes go on", "Latency of writes", "everything is right"] {
+        assert!(page.contains(shown), "{shown:?} in the report");
     }
 }
 

@@ -8,7 +8,9 @@ pub(crate) mod cluster;
 pub(crate) mod gate;
 pub(crate) mod kv;
 mod machine;
+pub(crate) mod peers;
 mod report;
+pub(crate) mod scale;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -93,6 +95,8 @@ struct Places {
 }
 
 impl Places {
+    /// `name` is the benchmark's: what the builds and programs say is in a directory called after it, below the target
+    /// directory.
     fn new(name: &str, dir: Option<&Path>) -> Result<Self, String> {
         let target = target()?;
         let parent = dir.unwrap_or(&target);
@@ -183,20 +187,28 @@ impl Places {
         self.step(&format!("measuring {bench} of {package}"), &format!("{package}-{bench}"), RUN_LIMIT, &mut command)
     }
 
-    /// With all peers, or else without them: the device needs nothing that is not here.
+    /// With all peers, or else with those that can be built: the device needs nothing that is not here.
     fn build_peers(&self) -> Result<(PathBuf, Option<String>), String> {
-        // Its lock file gives the versions, but may lack what d-engine came to depend on since.
-        let arguments = ["build", "--release", "--manifest-path", "benches/peers/Cargo.toml"];
+        const FEWER: [&[&str]; 2] = [&["--features", "raft-engine,openraft"], &[]];
         let build = |more: &[&str], log: &str| {
-            let mut command = cargo(&arguments);
+            // Its lock file gives the versions, but may lack what d-engine came to depend on since.
+            let mut command = cargo(&["build", "--release", "--manifest-path", "benches/peers/Cargo.toml"]);
             command.args(more).arg("--target-dir").arg(&self.peers_target);
             self.step("building the peers", log, BUILD_LIMIT, &mut command)
         };
         let program = self.peers_target.join("release/d-engine-peers");
-        match build(&[], "build-peers") {
-            Ok(()) => Ok((program, None)),
-            Err(why) => build(&["--no-default-features"], "build-no-peers").map(|()| (program, Some(why))),
+        let Err(mut why) = build(&[], "build-peers") else { return Ok((program, None)) };
+        if !process::succeeds(Command::new("protoc").arg("--version")) {
+            why =
+                format!("protoc is missing, which a peer needs to be built: apt-get install protobuf-compiler ({why})");
         }
+        for (place, features) in FEWER.into_iter().enumerate() {
+            let arguments: Vec<&str> = ["--no-default-features"].iter().chain(features).copied().collect();
+            if build(&arguments, &format!("build-fewer-peers-{place}")).is_ok() {
+                return Ok((program, Some(why)));
+            }
+        }
+        Err(why)
     }
 
     fn run_peers(&self, (program, without): &(PathBuf, Option<String>)) -> Result<Peers, String> {

@@ -102,6 +102,10 @@ enum Bench {
     Grpc(bench::cluster::Cluster),
     /// Counts allocations and system calls of the hot paths, which any machine can judge, against committed figures
     Gate(bench::gate::Gate),
+    /// Three nodes beside etcd and the crate of the name d-engine on crates.io, consensus beside openraft, in one run
+    Peers(bench::peers::PeersArguments),
+    /// How cost grows: 3 to 7 nodes, 10,000 idle connections, ten million keys, values of 1 MiB, an open loop
+    Scale(bench::scale::Scale),
 }
 
 fn main() -> ExitCode {
@@ -122,6 +126,8 @@ fn main() -> ExitCode {
         Task::Bench(Bench::Embedded(arguments)) => bench::cluster::cluster("embedded", &arguments),
         Task::Bench(Bench::Grpc(arguments)) => bench::cluster::cluster("grpc", &arguments),
         Task::Bench(Bench::Gate(arguments)) => bench::gate::gate(&arguments),
+        Task::Bench(Bench::Peers(arguments)) => bench::peers::peers(&arguments),
+        Task::Bench(Bench::Scale(arguments)) => bench::scale::scale(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -24,7 +24,11 @@ const NORMAL: &[(&str, &[&str])] = &[
     ("d-engine-file", &["d-engine-core", "d-engine-mem"]),
     ("d-engine-net", &["d-engine-core", "d-engine-raft", "d-engine-kv"]),
     ("d-engine", &["d-engine-core", "d-engine-raft", "d-engine-kv", "d-engine-net"]),
-    ("d-engine-cli", &["d-engine", "d-engine-net", "d-engine-raft", "d-engine-test-suite"]),
+    // The load generator and the plots are no part of the engine, and know nothing of it.
+    (
+        "d-engine-cli",
+        &["d-engine", "d-engine-net", "d-engine-raft", "d-engine-test-suite", "d-engine-load", "d-engine-plot"],
+    ),
 ];
 
 /// Who may depend on whom behind a feature.

@@ -3,28 +3,58 @@
 //! All three nodes and the load run in this one process and share its processors and its disk; the nodes talk over gRPC
 //! on loopback. `embedded` calls the leader in process, `grpc` calls it through one client.
 #![allow(clippy::print_stdout, reason = "the figures")]
+#![allow(clippy::print_stderr, reason = "what is being measured")]
+#![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
-mod cluster;
-mod load;
+mod scale;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::json;
 
-use cluster::{Api, Cluster, Engine, Works};
-use load::{Figures, Load};
+use cluster_bench::{Api, Cluster, Engine, Works};
+use d_engine_load::{Figures, Load};
 
-/// Measures three nodes under load.
+/// Measures nodes under load.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// How callers reach the leader
-    #[arg(value_enum)]
-    api: Api,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Three nodes, called in process
+    Embedded(Nodes),
+    /// Three nodes, called through a client
+    Grpc(Nodes),
+    /// How cost grows with nodes, idle connections, keys and the size of values; prints JSON
+    Scale(Growth),
+}
+
+#[derive(Args)]
+struct Growth {
+    /// The directory to measure below, on the disk that is meant
+    #[arg(long)]
+    dir: PathBuf,
+    /// Seconds that one round lasts
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Idle connections
+    #[arg(long, default_value_t = 10_000)]
+    connections: usize,
+    /// Keys of the smaller store; the larger has ten times as many
+    #[arg(long, default_value_t = 1_000_000)]
+    keys: u64,
+}
+
+#[derive(Args)]
+struct Nodes {
     /// What callers do, one measurement each
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Works::Put, Works::Get])]
     works: Vec<Works>,
@@ -58,7 +88,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    match run_as_asked() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             println!("error: {error}");
@@ -67,13 +97,32 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> three_nodes::Result<()> {
-    if !(0.1..=600.0).contains(&arguments.seconds) || arguments.rounds == 0 || arguments.keys == 0 {
-        return Err("a round takes 0.1 to 600 seconds, and there is at least one round and one key".into());
+fn run_as_asked() -> three_nodes::Result<()> {
+    // Some processes are nodes that another one measures.
+    if tokio::runtime::Runtime::new()?.block_on(scale::run_node_if_asked())? {
+        return Ok(());
     }
+    run(&Arguments::parse())
+}
+
+fn run(arguments: &Arguments) -> three_nodes::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
-    let found = runtime.block_on(measure(arguments))?;
-    if arguments.json {
+    let (api, nodes) = match &arguments.what {
+        What::Embedded(nodes) => (Api::Embedded, nodes),
+        What::Grpc(nodes) => (Api::Grpc, nodes),
+        What::Scale(growth) => {
+            let dir = tempfile::tempdir_in(&growth.dir)?;
+            let round = round(growth.seconds)?;
+            let scale = scale::Scale { round, connections: growth.connections, keys: growth.keys.max(1) };
+            println!("{}", runtime.block_on(scale.measure(dir.path())));
+            return Ok(());
+        }
+    };
+    if nodes.rounds == 0 || nodes.keys == 0 {
+        return Err("there is at least one round and one key".into());
+    }
+    let found = runtime.block_on(measure(api, nodes))?;
+    if nodes.json {
         println!("{}", json!({ "cluster": found.iter().map(Figures::json).collect::<Vec<_>>() }));
     } else {
         println!("{}", Figures::HEADINGS);
@@ -82,29 +131,32 @@ fn run(arguments: &Arguments) -> three_nodes::Result<()> {
     Ok(())
 }
 
-async fn measure(arguments: &Arguments) -> three_nodes::Result<Vec<Figures>> {
+fn round(seconds: f64) -> three_nodes::Result<Duration> {
+    if !(0.1..=600.0).contains(&seconds) {
+        return Err("a round takes 0.1 to 600 seconds".into());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+async fn measure(api: Api, arguments: &Nodes) -> three_nodes::Result<Vec<Figures>> {
     let dir = match &arguments.dir {
         Some(dir) => tempfile::tempdir_in(dir)?,
         None => tempfile::tempdir()?,
     };
     let cluster = Cluster::start(dir.path(), arguments.engine).await?;
-    let target = Arc::new(cluster.target(arguments.api, arguments.keys, arguments.value_bytes)?);
+    let target = Arc::new(cluster.target(api, arguments.keys, arguments.value_bytes)?);
     target.fill().await?;
     let mut found = Vec::new();
     for &works in &arguments.works {
         for &clients in &arguments.clients {
-            let load = Load {
-                clients,
-                rate: arguments.rate,
-                round: Duration::from_secs_f64(arguments.seconds),
-                rounds: arguments.rounds,
-            };
+            let load =
+                Load { clients, rate: arguments.rate, round: round(arguments.seconds)?, rounds: arguments.rounds };
             let target = Arc::clone(&target);
             let run = load.run(move |random| {
                 let target = Arc::clone(&target);
                 async move { target.call(works, random).await }
             });
-            found.push(run.await?.named(name(&arguments.api), name(&works)));
+            found.push(run.await?.named(name(&api), name(&works)));
         }
     }
     cluster.stop().await?;

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use d_engine_core::{Entry, EntryKind};
 use serde_json::{Value, json};
 
+use crate::peers::locked_version;
+
 mod device;
 mod file;
 #[cfg(feature = "raft-engine")]
@@ -119,14 +121,7 @@ fn peers() -> Value {
     let names: &[&str] = if cfg!(feature = "raft-engine") { &["raft-engine"] } else { &[] };
     names
         .iter()
-        .map(|name| (name.to_string(), Value::from(locked_version(name))))
+        .map(|name| (name.to_string(), Value::from(locked_version(name, ""))))
         .collect::<serde_json::Map<_, _>>()
         .into()
-}
-
-fn locked_version(name: &str) -> Option<&'static str> {
-    let package = include_str!("../Cargo.lock")
-        .split("[[package]]")
-        .find_map(|package| package.trim_start().strip_prefix(&format!("name = \"{name}\"\nversion = \"")))?;
-    package.split('"').next()
 }

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::progress::Bar;
+use super::timeline::Timeline;
 use crate::processes::PATIENCE;
 
 /// One key in so many is overwritten at once, so that a stale value would be noticed.
@@ -110,6 +111,7 @@ impl Load {
             stop: AtomicBool::new(false),
             killed: AtomicU64::new(NEVER),
             back: AtomicU64::new(NEVER),
+            timeline: Timeline::new(),
         });
         let origin = Instant::now();
         let mut tasks = JoinSet::new();
@@ -123,10 +125,12 @@ impl Load {
                     let key = &mut share[place];
                     if key.unknown.is_some() {
                         tokio::task::yield_now().await;
-                    } else if writer.try_write(key).await? == Outcome::Acked
-                        && began > shared.killed.load(Ordering::Acquire)
-                    {
-                        shared.back.fetch_min(nanos(origin.elapsed()), Ordering::AcqRel);
+                    } else if writer.try_write(key).await? == Outcome::Acked {
+                        let acked = nanos(origin.elapsed());
+                        shared.timeline.acked(acked, acked - began);
+                        if began > shared.killed.load(Ordering::Acquire) {
+                            shared.back.fetch_min(acked, Ordering::AcqRel);
+                        }
                     }
                     place = (place + 1) % share.len();
                 }
@@ -217,6 +221,7 @@ struct Shared {
     killed: AtomicU64,
     /// When the first write that began after the kill was acknowledged.
     back: AtomicU64,
+    timeline: Timeline,
 }
 
 impl Overwriting {
@@ -229,6 +234,16 @@ impl Overwriting {
     pub(super) fn back_after(&self) -> Option<Duration> {
         let back = self.shared.back.load(Ordering::Acquire);
         (back != NEVER).then(|| Duration::from_nanos(back.saturating_sub(self.shared.killed.load(Ordering::Acquire))))
+    }
+
+    /// Plots of what was written so far.
+    pub(super) fn plots(&self) -> [String; 2] {
+        let killed = self.shared.killed.load(Ordering::Acquire);
+        let back = self.shared.back.load(Ordering::Acquire);
+        let marks = [(killed, "kill -9 of the leader"), (back, "writes go on")];
+        let marks: Vec<_> =
+            marks.into_iter().filter(|(at, _)| *at != NEVER).map(|(at, text)| (at, text.to_owned())).collect();
+        self.shared.timeline.plots(nanos(self.origin.elapsed()), &marks)
     }
 
     pub(super) async fn stop(self) -> Result<Overwritten, String> {

@@ -1,6 +1,9 @@
 //! What the demo found: one table, or one JSON object.
 
+use std::path::Path;
+
 use d_engine::NodeConfig;
+use d_engine_plot::Page;
 use serde_json::{Value, json};
 
 use crate::output::{print, print_table, thousands};
@@ -31,6 +34,8 @@ pub(super) struct Report {
     pub(super) history: Option<u64>,
     /// Contradictions that no order of the history explains.
     pub(super) not_linearizable: u64,
+    /// What the writes around the leader's death looked like, as SVG.
+    pub(super) plots: Vec<String>,
     /// What stays when the demo has ended.
     pub(super) kept: Option<Kept>,
     /// Some of the lost writes, wrong reads and wrong events in words.
@@ -116,6 +121,27 @@ impl Report {
     }
 
     pub(super) fn print_table(&self) {
+        print("");
+        print_table(&["WHAT", "FOUND"], &self.rows());
+    }
+
+    /// Writes the table and the plots as HTML; the error says why that failed.
+    pub(super) fn write_page(&self, path: &Path) -> Result<(), String> {
+        let mut page = Page::new("d-engine demo");
+        page.paragraph(
+            "Three processes on one machine under load, whose leader is killed; every answer is checked. The plots show the \
+             overwriting of keys around the leader's death, in steps of 50 ms.",
+        );
+        self.plots.iter().for_each(|plot| page.plot(plot));
+        page.table(&["what".to_owned(), "found".to_owned()], &self.rows());
+        if !self.ok() {
+            page.paragraph(&self.reasons());
+        }
+        std::fs::write(path, page.html())
+            .map_err(|error| format!("could not write the report {}: {error}", path.display()))
+    }
+
+    fn rows(&self) -> Vec<Vec<String>> {
         let millis = |time: Option<u64>| time.map_or_else(|| "-".to_owned(), |time| format!("{} ms", thousands(time)));
         let rows = [
             ("nodes", format!("{} processes, file storage, every write synced", self.nodes)),
@@ -140,8 +166,7 @@ impl Report {
             ("memory per node", self.rss()),
             ("result", if self.ok() { "everything is right" } else { "FAILED" }.to_owned()),
         ];
-        print("");
-        print_table(&["WHAT", "FOUND"], &rows.map(|(what, found)| vec![what.to_owned(), found]));
+        rows.map(|(what, found)| vec![what.to_owned(), found]).into()
     }
 
     fn linearizability(&self) -> String {

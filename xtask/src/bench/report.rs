@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use d_engine_plot::Page;
 use serde_json::{Value, json};
 
 use super::Peers;
@@ -108,7 +109,7 @@ impl Report {
 
     pub(crate) fn add_peers(&mut self, peers: &Peers) {
         if let Some(why) = &peers.without {
-            self.skip("ratios to raft-engine", why);
+            self.skip("some peers", why);
         }
         let text = |value: &Value| value.as_str().unwrap_or("of unknown version").to_string();
         let versions = peers.found["peers"].as_object().into_iter().flatten();
@@ -292,11 +293,11 @@ impl Target {
     }
 }
 
-fn number(value: &Value) -> f64 {
+pub(super) fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(f64::NAN)
 }
 
-fn met(met: Option<bool>) -> String {
+pub(super) fn met(met: Option<bool>) -> String {
     met.map_or("", |met| if met { "yes" } else { "NO" }).to_string()
 }
 
@@ -331,7 +332,7 @@ fn criterion_row(dir: &Path) -> Result<Row, String> {
 }
 
 /// A time in seconds, for people.
-fn time(seconds: f64) -> String {
+pub(super) fn time(seconds: f64) -> String {
     match seconds {
         s if s < 1e-6 => format!("{:.1} ns", s * 1e9),
         s if s < 1e-3 => format!("{:.1} µs", s * 1e6),
@@ -350,7 +351,7 @@ fn short(number: f64) -> String {
 }
 
 /// A number without its fraction, in groups of three digits.
-fn thousands(number: f64) -> String {
+pub(super) fn thousands(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut grouped = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -362,17 +363,18 @@ fn thousands(number: f64) -> String {
     grouped
 }
 
-struct Table {
+/// Rows under a head.
+pub(super) struct Table {
     head: Vec<String>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    fn new(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Self {
+    pub(super) fn new(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Self {
         Self { head: head.iter().map(|name| name.to_string()).collect(), rows: rows.collect() }
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let lines = || std::iter::once(&self.head).chain(&self.rows);
         let width = |column: usize| lines().map(|line| line[column].chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..self.head.len()).map(width).collect();
@@ -389,7 +391,11 @@ impl Table {
         text
     }
 
-    fn markdown(&self) -> String {
+    pub(super) fn add_to(&self, page: &mut Page) {
+        page.table(&self.head, &self.rows);
+    }
+
+    pub(super) fn markdown(&self) -> String {
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
         let rows: String = self.rows.iter().map(|row| line(row)).collect();
         format!("{}|{}\n{rows}", line(&self.head), "---|".repeat(self.head.len()))

@@ -12,7 +12,7 @@ use three_nodes::{Result, free_peers, member, start};
 
 /// How a caller reaches the leader.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Api {
+pub enum Api {
     /// In process
     Embedded,
     /// Through a client, over gRPC
@@ -21,7 +21,7 @@ pub(crate) enum Api {
 
 /// Where log and data are.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Engine {
+pub enum Engine {
     /// In files; answered writes are synced on a majority
     File,
     /// In memory: what consensus alone costs
@@ -30,27 +30,33 @@ pub(crate) enum Engine {
 
 /// One kind of call.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Works {
+pub enum Works {
     /// Writes a key that exists
     Put,
     /// Reads a key, linearizable
     Get,
     /// Reads the leader's own copy
     GetLocal,
+    /// Reads a key by the lease of the leader
+    GetLease,
 }
 
 /// Three nodes in this process.
-pub(crate) struct Cluster {
+pub struct Cluster {
     nodes: Vec<Node>,
     endpoints: Vec<String>,
 }
 
 impl Cluster {
-    pub(crate) async fn start(dir: &Path, engine: Engine) -> Result<Self> {
+    /// Starts three nodes with their data below `dir`, and waits until they are ready.
+    ///
+    /// # Errors
+    /// What keeps a node from starting, or from getting ready within a minute.
+    pub async fn start(dir: &Path, engine: Engine) -> Result<Self> {
         let peers = free_peers()?;
         let mut nodes = Vec::new();
         for (id, _) in &peers {
-            let mut config = member(*id, &peers, dir)?;
+            let mut config = member(*id, &peers, dir)?.lease_reads(true);
             let place = dir.join(format!("n{id}"));
             nodes.push(match engine {
                 Engine::File => {
@@ -68,7 +74,11 @@ impl Cluster {
         Ok(Self { nodes, endpoints: peers.into_iter().map(|(_, address)| address).collect() })
     }
 
-    pub(crate) fn target(&self, api: Api, keys: u64, value_bytes: usize) -> Result<Target> {
+    /// The leader, called through `api` with so many keys and such values.
+    ///
+    /// # Errors
+    /// There is no leader.
+    pub fn target(&self, api: Api, keys: u64, value_bytes: usize) -> Result<Target> {
         let leader = self.nodes[0].status().leader.ok_or("a ready node knows its leader")?;
         let leader = self.nodes.iter().position(|node| node.id() == leader).ok_or("the leader is one of the nodes")?;
         let (key_value, client) = match api {
@@ -81,7 +91,11 @@ impl Cluster {
         Ok(Target { key_value, keys, value: vec![b'v'; value_bytes].into(), _client: client })
     }
 
-    pub(crate) async fn stop(self) -> Result<()> {
+    /// Ends the nodes in order.
+    ///
+    /// # Errors
+    /// What a node could not bring to an end.
+    pub async fn stop(self) -> Result<()> {
         for node in &self.nodes {
             node.shutdown().await?;
         }
@@ -90,7 +104,7 @@ impl Cluster {
 }
 
 /// What is called, and with what.
-pub(crate) struct Target {
+pub struct Target {
     key_value: KeyValue,
     keys: u64,
     value: Bytes,
@@ -99,7 +113,10 @@ pub(crate) struct Target {
 
 impl Target {
     /// Writes every key once.
-    pub(crate) async fn fill(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// That of the first write that failed.
+    pub async fn fill(&self) -> Result<()> {
         const AT_ONCE: u64 = 500;
         for first in (0..self.keys).step_by(AT_ONCE as usize) {
             let puts: Vec<_> = (first..self.keys.min(first + AT_ONCE))
@@ -115,12 +132,17 @@ impl Target {
         Ok(())
     }
 
-    pub(crate) async fn call(&self, works: Works, random: u64) -> std::result::Result<(), ClientError> {
+    /// One call, with the key that the random number says.
+    ///
+    /// # Errors
+    /// That of the call.
+    pub async fn call(&self, works: Works, random: u64) -> std::result::Result<(), ClientError> {
         let key = key_of(random % self.keys);
         match works {
             Works::Put => self.key_value.put(key, self.value.clone()).await.map(drop),
             Works::Get => self.key_value.get(key).await.map(drop),
             Works::GetLocal => self.key_value.get_in_mode(key, ReadMode::Local).await.map(drop),
+            Works::GetLease => self.key_value.get_in_mode(key, ReadMode::Lease).await.map(drop),
         }
     }
 }
