@@ -106,7 +106,10 @@ async fn grant(Grant { ttl, id, online }: Grant) -> Result<(), Failure> {
     match online.output {
         Format::Table => print(format_args!("lease {}, {} s", granted.id, granted.ttl.as_secs_f64())),
         Format::Plain => print(granted.id),
-        Format::Json => print(json!({ "id": granted.id, "ttl_ms": ms(granted.ttl), "index": granted.index })),
+        Format::Json => {
+            let (revision, index) = (granted.revision, granted.index);
+            print(json!({ "id": granted.id, "ttl_ms": ms(granted.ttl), "revision": revision, "index": index }));
+        }
     }
     Ok(())
 }
@@ -144,7 +147,9 @@ fn show_kept(id: u64, kept: &KeptAlive, format: Format) {
     match format {
         Format::Table => print(format_args!("lease {id} lasts {} s from now on", kept.ttl.as_secs_f64())),
         Format::Plain => print(kept.ttl.as_secs_f64()),
-        Format::Json => print(json!({ "id": id, "ttl_ms": ms(kept.ttl), "index": kept.index })),
+        Format::Json => {
+            print(json!({ "id": id, "ttl_ms": ms(kept.ttl), "revision": kept.revision, "index": kept.index }));
+        }
     }
 }
 

@@ -82,7 +82,8 @@ impl Run<'_, '_> {
             KvCommand::LeaseGrant { id, ttl_ms } => {
                 let Tables { leases, settings, .. } = &mut *self.tables;
                 let granted = Granted { ttl_ms, owned: false, index: self.index };
-                KvOutcome::LeaseGranted { id: leases.grant(id, granted, &mut settings.next_lease)?, ttl_ms }
+                let id = leases.grant(id, granted, &mut settings.next_lease)?;
+                KvOutcome::LeaseGranted { revision: self.revision(), id, ttl_ms }
             }
             KvCommand::LeaseRevoke { id } => {
                 self.tables.leases.expect(id)?;
@@ -92,26 +93,28 @@ impl Run<'_, '_> {
             KvCommand::LeaseKeepAlive { ids } => {
                 let leases = &mut self.tables.leases;
                 let ttls_ms = ids.into_iter().map(|id| leases.keep_alive(id, self.index).unwrap_or(0)).collect();
-                KvOutcome::LeasesKept { ttls_ms }
+                KvOutcome::LeasesKept { revision: self.revision(), ttls_ms }
             }
             KvCommand::LeaseExpire { leases } => self.expire(&leases)?,
             KvCommand::LeaseCheckpoint { leases } => {
                 let noted = leases.into_iter().filter(|time| self.tables.leases.note(*time)).count();
-                KvOutcome::LeasesNoted { leases: noted as u64 }
+                KvOutcome::LeasesNoted { revision: self.revision(), leases: noted as u64 }
             }
             KvCommand::SessionOpen => {
                 let Tables { sessions, settings, .. } = &mut *self.tables;
                 // Before the new one is there, so that it is not the one to go.
                 sessions.evict(settings.session_limit.saturating_sub(1));
                 sessions.open(self.index);
-                KvOutcome::SessionOpened { session: self.index, window: WINDOW }
+                KvOutcome::SessionOpened { revision: self.revision(), session: self.index, window: WINDOW }
             }
             KvCommand::SessionClose { session } => {
-                KvOutcome::SessionClosed { existed: self.tables.sessions.close(session) }
+                let existed = self.tables.sessions.close(session);
+                KvOutcome::SessionClosed { revision: self.revision(), existed }
             }
             KvCommand::SessionLimit { limit } => {
                 self.tables.settings.session_limit = limit;
-                KvOutcome::SessionLimitSet { limit, evicted: self.tables.sessions.evict(limit) }
+                let evicted = self.tables.sessions.evict(limit);
+                KvOutcome::SessionLimitSet { revision: self.revision(), limit, evicted }
             }
             other => {
                 return Err(

@@ -147,10 +147,10 @@ fn a_kept_alive_lease_stays_and_one_that_was_not_goes() {
     let (kept, left) = (cluster.grant(1_000), cluster.grant(1_000));
     for _ in 0..10 {
         cluster.pass(ms(700));
-        assert_eq!(cluster.keep(kept), KvOutcome::LeasesKept { ttls_ms: vec![1_000] });
+        assert_eq!(cluster.keep(kept), KvOutcome::LeasesKept { revision: 0, ttls_ms: vec![1_000] });
     }
     assert_eq!(cluster.leases(), [kept]);
-    assert_eq!(cluster.keep(left), KvOutcome::LeasesKept { ttls_ms: vec![0] });
+    assert_eq!(cluster.keep(left), KvOutcome::LeasesKept { revision: 0, ttls_ms: vec![0] });
 }
 
 #[test]
@@ -333,19 +333,22 @@ fn a_restart_and_a_failed_write_keep_the_leases() {
     let grant = KvCommand::LeaseGrant { id: 0, ttl_ms: 1_000 };
     assert_eq!(
         support::outcomes(&machine, 1, std::slice::from_ref(&grant)),
-        [KvOutcome::LeaseGranted { id: 1, ttl_ms: 1_000 }]
+        [KvOutcome::LeaseGranted { revision: 0, id: 1, ttl_ms: 1_000 }]
     );
     store.fail(true);
     assert!(apply(&machine, support::entries(2, std::slice::from_ref(&grant))).is_err());
     store.fail(false);
-    let granted = [KvOutcome::LeaseGranted { id: 2, ttl_ms: 1_000 }];
+    let granted = [KvOutcome::LeaseGranted { revision: 0, id: 2, ttl_ms: 1_000 }];
     assert_eq!(
         support::outcomes(&machine, 2, std::slice::from_ref(&grant)),
         granted,
         "the failed chunk has left nothing"
     );
     let machine = KvStateMachine::new(store).unwrap();
-    assert_eq!(support::outcomes(&machine, 3, &[grant]), [KvOutcome::LeaseGranted { id: 3, ttl_ms: 1_000 }]);
+    assert_eq!(
+        support::outcomes(&machine, 3, &[grant]),
+        [KvOutcome::LeaseGranted { revision: 0, id: 3, ttl_ms: 1_000 }]
+    );
 }
 
 #[derive(Debug, Clone)]
@@ -379,7 +382,7 @@ proptest! {
                 Step::Grant(ttl_ms) => leases.push((cluster.grant(ttl_ms), ttl_ms, cluster.now)),
                 Step::Keep(which) => {
                     if let Some((id, ttl_ms, began)) = leases.get_mut(which)
-                        && cluster.keep(*id) == (KvOutcome::LeasesKept { ttls_ms: vec![*ttl_ms] })
+                        && cluster.keep(*id) == (KvOutcome::LeasesKept { revision: 0, ttls_ms: vec![*ttl_ms] })
                     {
                         *began = cluster.now;
                     }

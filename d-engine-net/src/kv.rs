@@ -188,8 +188,8 @@ impl KeyValue {
     pub async fn lease_grant_as(&self, id: u64, ttl: Duration) -> Result<Granted> {
         let command = KvCommand::LeaseGrant { id, ttl_ms: milliseconds(ttl) };
         match self.propose(command).await? {
-            (at, KvOutcome::LeaseGranted { id, ttl_ms }) => {
-                Ok(Granted { id, ttl: Duration::from_millis(ttl_ms), index: at.index })
+            (at, KvOutcome::LeaseGranted { revision, id, ttl_ms }) => {
+                Ok(Granted { id, ttl: Duration::from_millis(ttl_ms), index: at.index, revision })
             }
             (_, other) => Err(unreadable(&other)),
         }
@@ -211,9 +211,9 @@ impl KeyValue {
     /// # Errors
     /// `Rejected` with `LeaseNotFound`: it has ended, and its keys are gone.
     pub async fn lease_keep_alive(&self, id: u64) -> Result<KeptAlive> {
-        let (at, ttls) = self.lease_keep_alive_all(&[id]).await?;
+        let (at, revision, ttls) = self.keep_alive(&[id]).await?;
         match ttls.first() {
-            Some(ttl) if !ttl.is_zero() => Ok(KeptAlive { ttl: *ttl, index: at.index }),
+            Some(ttl) if !ttl.is_zero() => Ok(KeptAlive { ttl: *ttl, index: at.index, revision }),
             _ => Err(Reason::LeaseNotFound { id }.into()),
         }
     }
@@ -221,9 +221,13 @@ impl KeyValue {
     /// Begins the time of several leases anew, in one entry of the log; for each, in order, how long it lasts from now on.
     /// Zero: it has ended.
     pub async fn lease_keep_alive_all(&self, ids: &[u64]) -> Result<(LogId, Vec<Duration>)> {
+        self.keep_alive(ids).await.map(|(at, _, ttls)| (at, ttls))
+    }
+
+    async fn keep_alive(&self, ids: &[u64]) -> Result<(LogId, u64, Vec<Duration>)> {
         match self.propose(KvCommand::LeaseKeepAlive { ids: ids.to_vec() }).await? {
-            (at, KvOutcome::LeasesKept { ttls_ms }) if ttls_ms.len() == ids.len() => {
-                Ok((at, ttls_ms.into_iter().map(Duration::from_millis).collect()))
+            (at, KvOutcome::LeasesKept { revision, ttls_ms }) if ttls_ms.len() == ids.len() => {
+                Ok((at, revision, ttls_ms.into_iter().map(Duration::from_millis).collect()))
             }
             (_, other) => Err(unreadable(&other)),
         }

@@ -56,7 +56,10 @@ async fn leases(store: &KeyValue) {
     let lease = store.lease_grant(Duration::from_secs(60)).await.unwrap();
     let replaced = store.put_with(Put::new("leased", "v").lease(lease.id)).await.unwrap();
     assert_eq!((replaced.lease, replaced.prev), (lease.id, None));
-    assert_eq!(store.lease_keep_alive(lease.id).await.unwrap().ttl, Duration::from_secs(60));
+    assert_eq!((lease.revision + 1, lease.index + 1), (replaced.revision, replaced.index), "a lease changes no key");
+    let kept = store.lease_keep_alive(lease.id).await.unwrap();
+    assert_eq!(kept.ttl, Duration::from_secs(60));
+    assert_eq!((kept.revision, kept.index), (replaced.revision, replaced.index + 1));
     let shown = store.lease_time_to_live(lease.id, true).await.unwrap().lease.unwrap();
     assert_eq!((shown.keys, shown.renewals), (vec!["leased".into()], 1));
     assert_eq!(store.lease_list(0, 0).await.unwrap().ids, [lease.id]);

@@ -57,6 +57,8 @@ pub enum KvOutcome {
     },
     /// A lease has begun.
     LeaseGranted {
+        /// The store's revision afterwards.
+        revision: u64,
         /// Its id.
         id: u64,
         /// How long it lasts, in milliseconds.
@@ -73,16 +75,22 @@ pub enum KvOutcome {
     },
     /// The time of leases has begun anew.
     LeasesKept {
+        /// The store's revision afterwards.
+        revision: u64,
         /// For each lease named, in order, how long it lasts from now on, in milliseconds; 0: it does not exist any more.
         ttls_ms: Vec<u64>,
     },
     /// The times left of leases were written down.
     LeasesNoted {
+        /// The store's revision afterwards.
+        revision: u64,
         /// How many of those named were as the leader had seen them.
         leases: u64,
     },
     /// A session is open.
     SessionOpened {
+        /// The store's revision afterwards.
+        revision: u64,
         /// Its id.
         session: u64,
         /// How many numbers, from the lowest unanswered on, may be in use at once.
@@ -90,11 +98,15 @@ pub enum KvOutcome {
     },
     /// The session does not exist any more.
     SessionClosed {
+        /// The store's revision afterwards.
+        revision: u64,
         /// Whether it existed before.
         existed: bool,
     },
     /// The limit of sessions was set.
     SessionLimitSet {
+        /// The store's revision afterwards.
+        revision: u64,
         /// The limit.
         limit: u32,
         /// How many sessions had to go for it.
@@ -205,23 +217,27 @@ impl KvOutcome {
             out
         };
         match self {
-            Self::LeaseGranted { id, ttl_ms } => numbers(LEASE_GRANTED, &[*id, *ttl_ms]),
+            Self::LeaseGranted { revision, id, ttl_ms } => numbers(LEASE_GRANTED, &[*revision, *id, *ttl_ms]),
             Self::LeasesEnded { revision, leases, keys } => numbers(LEASES_ENDED, &[*revision, *leases, *keys]),
-            Self::LeasesKept { ttls_ms } => {
-                let mut out = begin(LEASES_KEPT, LEN + 8 * ttls_ms.len());
+            Self::LeasesKept { revision, ttls_ms } => {
+                let mut out = begin(LEASES_KEPT, 8 + LEN + 8 * ttls_ms.len());
+                put_u64(&mut out, *revision);
                 put_count(&mut out, ttls_ms.len());
                 ttls_ms.iter().for_each(|ttl| put_u64(&mut out, *ttl));
                 out
             }
-            Self::LeasesNoted { leases } => numbers(LEASES_NOTED, &[*leases]),
-            Self::SessionOpened { session, window } => numbers(SESSION_OPENED, &[*session, *window]),
-            Self::SessionClosed { existed } => {
-                let mut out = begin(SESSION_CLOSED, 1);
+            Self::LeasesNoted { revision, leases } => numbers(LEASES_NOTED, &[*revision, *leases]),
+            Self::SessionOpened { revision, session, window } => {
+                numbers(SESSION_OPENED, &[*revision, *session, *window])
+            }
+            Self::SessionClosed { revision, existed } => {
+                let mut out = numbers(SESSION_CLOSED, &[*revision]);
                 out.push(u8::from(*existed));
                 out
             }
-            Self::SessionLimitSet { limit, evicted } => {
-                let mut out = begin(SESSION_LIMIT_SET, 12);
+            Self::SessionLimitSet { revision, limit, evicted } => {
+                let mut out = begin(SESSION_LIMIT_SET, 20);
+                put_u64(&mut out, *revision);
                 put_u32(&mut out, *limit);
                 put_u64(&mut out, *evicted);
                 out
@@ -261,13 +277,21 @@ impl KvOutcome {
                 let results = take_list(&mut reader, SUBJECT, KvOpResult::LEN_MIN, result)?;
                 Self::Txn { revision, succeeded, results }
             }
-            LEASE_GRANTED => Self::LeaseGranted { id: reader.u64()?, ttl_ms: reader.u64()? },
+            LEASE_GRANTED => Self::LeaseGranted { revision: reader.u64()?, id: reader.u64()?, ttl_ms: reader.u64()? },
             LEASES_ENDED => Self::LeasesEnded { revision: reader.u64()?, leases: reader.u64()?, keys: reader.u64()? },
-            LEASES_KEPT => Self::LeasesKept { ttls_ms: take_list(&mut reader, SUBJECT, 8, Reader::u64)? },
-            LEASES_NOTED => Self::LeasesNoted { leases: reader.u64()? },
-            SESSION_OPENED => Self::SessionOpened { session: reader.u64()?, window: reader.u64()? },
-            SESSION_CLOSED => Self::SessionClosed { existed: take_bool(&mut reader, SUBJECT)? },
-            SESSION_LIMIT_SET => Self::SessionLimitSet { limit: reader.u32()?, evicted: reader.u64()? },
+            LEASES_KEPT => {
+                Self::LeasesKept { revision: reader.u64()?, ttls_ms: take_list(&mut reader, SUBJECT, 8, Reader::u64)? }
+            }
+            LEASES_NOTED => Self::LeasesNoted { revision: reader.u64()?, leases: reader.u64()? },
+            SESSION_OPENED => {
+                Self::SessionOpened { revision: reader.u64()?, session: reader.u64()?, window: reader.u64()? }
+            }
+            SESSION_CLOSED => {
+                Self::SessionClosed { revision: reader.u64()?, existed: take_bool(&mut reader, SUBJECT)? }
+            }
+            SESSION_LIMIT_SET => {
+                Self::SessionLimitSet { revision: reader.u64()?, limit: reader.u32()?, evicted: reader.u64()? }
+            }
             other => return Err(unknown_tag(SUBJECT, other)),
         };
         reader.finish()?;
@@ -379,17 +403,30 @@ mod tests {
                     .prop_map(|((revision, succeeded), results)| KvOutcome::Txn { revision, succeeded, results }),
             ];
         let of_tables = prop_oneof![
-            any::<(u64, u64)>().prop_map(|(id, ttl_ms)| KvOutcome::LeaseGranted { id, ttl_ms }),
+            any::<(u64, u64, u64)>().prop_map(|(revision, id, ttl_ms)| KvOutcome::LeaseGranted {
+                revision,
+                id,
+                ttl_ms
+            }),
             any::<(u64, u64, u64)>().prop_map(|(revision, leases, keys)| KvOutcome::LeasesEnded {
                 revision,
                 leases,
                 keys
             }),
-            vec(any::<u64>(), 0..4).prop_map(|ttls_ms| KvOutcome::LeasesKept { ttls_ms }),
-            any::<u64>().prop_map(|leases| KvOutcome::LeasesNoted { leases }),
-            any::<(u64, u64)>().prop_map(|(session, window)| KvOutcome::SessionOpened { session, window }),
-            any::<bool>().prop_map(|existed| KvOutcome::SessionClosed { existed }),
-            any::<(u32, u64)>().prop_map(|(limit, evicted)| KvOutcome::SessionLimitSet { limit, evicted }),
+            (any::<u64>(), vec(any::<u64>(), 0..4))
+                .prop_map(|(revision, ttls_ms)| KvOutcome::LeasesKept { revision, ttls_ms }),
+            any::<(u64, u64)>().prop_map(|(revision, leases)| KvOutcome::LeasesNoted { revision, leases }),
+            any::<(u64, u64, u64)>().prop_map(|(revision, session, window)| KvOutcome::SessionOpened {
+                revision,
+                session,
+                window
+            }),
+            any::<(u64, bool)>().prop_map(|(revision, existed)| KvOutcome::SessionClosed { revision, existed }),
+            any::<(u64, u32, u64)>().prop_map(|(revision, limit, evicted)| KvOutcome::SessionLimitSet {
+                revision,
+                limit,
+                evicted
+            }),
         ];
         prop_oneof![
             any::<u64>().prop_map(|revision| KvOutcome::Put { revision }),
@@ -455,16 +492,28 @@ mod tests {
                 ]
                 .concat(),
             ),
-            (KvOutcome::LeaseGranted { id: 3, ttl_ms: 4 }, [&[1, 0, 7][..], &number(3), &number(4)].concat()),
+            (
+                KvOutcome::LeaseGranted { revision: 2, id: 3, ttl_ms: 4 },
+                [&[1, 0, 7][..], &number(2), &number(3), &number(4)].concat(),
+            ),
             (
                 KvOutcome::LeasesEnded { revision: 1, leases: 2, keys: 3 },
                 [&[1, 0, 8][..], &number(1), &number(2), &number(3)].concat(),
             ),
-            (KvOutcome::LeasesKept { ttls_ms: vec![6] }, [&[1, 0, 9, 1, 0, 0, 0][..], &number(6)].concat()),
-            (KvOutcome::LeasesNoted { leases: 6 }, [&[1, 0, 10][..], &number(6)].concat()),
-            (KvOutcome::SessionOpened { session: 6, window: 7 }, [&[1, 0, 11][..], &number(6), &number(7)].concat()),
-            (KvOutcome::SessionClosed { existed: true }, vec![1, 0, 12, 1]),
-            (KvOutcome::SessionLimitSet { limit: 6, evicted: 7 }, [&[1, 0, 13, 6, 0, 0, 0][..], &number(7)].concat()),
+            (
+                KvOutcome::LeasesKept { revision: 2, ttls_ms: vec![6] },
+                [&[1, 0, 9][..], &number(2), &[1, 0, 0, 0], &number(6)].concat(),
+            ),
+            (KvOutcome::LeasesNoted { revision: 2, leases: 6 }, [&[1, 0, 10][..], &number(2), &number(6)].concat()),
+            (
+                KvOutcome::SessionOpened { revision: 2, session: 6, window: 7 },
+                [&[1, 0, 11][..], &number(2), &number(6), &number(7)].concat(),
+            ),
+            (KvOutcome::SessionClosed { revision: 2, existed: true }, [&[1, 0, 12][..], &number(2), &[1]].concat()),
+            (
+                KvOutcome::SessionLimitSet { revision: 2, limit: 6, evicted: 7 },
+                [&[1, 0, 13][..], &number(2), &[6, 0, 0, 0], &number(7)].concat(),
+            ),
             (
                 KvOutcome::Rejected(KvReject::OutOfWindow { sequence: 1, lowest: 2, highest: 3 }),
                 [&[1, 0, 4, 13][..], &number(1), &number(2), &number(3)].concat(),

@@ -132,7 +132,7 @@ impl Model {
                 }
                 let id = if *id == 0 { self.choose_lease() } else { *id };
                 self.leases.insert(id, Lease { ttl_ms: *ttl_ms, began: index, owned: false });
-                KvOutcome::LeaseGranted { id, ttl_ms: *ttl_ms }
+                KvOutcome::LeaseGranted { revision: self.revision, id, ttl_ms: *ttl_ms }
             }
             KvCommand::LeaseRevoke { id } => {
                 self.leases.get(id).ok_or(KvReject::LeaseNotFound { id: *id })?;
@@ -148,7 +148,7 @@ impl Model {
                         lease.ttl_ms
                     }));
                 }
-                KvOutcome::LeasesKept { ttls_ms }
+                KvOutcome::LeasesKept { revision: self.revision, ttls_ms }
             }
             KvCommand::LeaseExpire { leases } => {
                 let (mut ended, mut keys) = (0, 0);
@@ -162,19 +162,23 @@ impl Model {
             }
             KvCommand::LeaseCheckpoint { leases } => {
                 let noted = leases.iter().filter(|time| self.is_as_marked(time.mark)).count() as u64;
-                KvOutcome::LeasesNoted { leases: noted }
+                KvOutcome::LeasesNoted { revision: self.revision, leases: noted }
             }
             KvCommand::SessionOpen => {
                 self.evict(self.session_limit - 1);
                 self.sessions.insert(index, Session { lowest: 1, used: index, results: BTreeMap::new() });
-                KvOutcome::SessionOpened { session: index, window: WINDOW }
+                KvOutcome::SessionOpened { revision: self.revision, session: index, window: WINDOW }
             }
             KvCommand::SessionClose { session } => {
-                KvOutcome::SessionClosed { existed: self.sessions.remove(session).is_some() }
+                KvOutcome::SessionClosed { revision: self.revision, existed: self.sessions.remove(session).is_some() }
             }
             KvCommand::SessionLimit { limit } => {
                 self.session_limit = *limit as usize;
-                KvOutcome::SessionLimitSet { limit: *limit, evicted: self.evict(*limit as usize) }
+                KvOutcome::SessionLimitSet {
+                    revision: self.revision,
+                    limit: *limit,
+                    evicted: self.evict(*limit as usize),
+                }
             }
             other => panic!("{other:?}"),
         })

@@ -864,6 +864,9 @@ pub struct SessionOpenResponse {
     /// How many numbers, from the lowest unanswered on, may be in use at once.
     #[prost(uint64, tag = "2")]
     pub window: u64,
+    /// The store's revision.
+    #[prost(uint64, tag = "3")]
+    pub revision: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SessionCloseRequest {
@@ -878,6 +881,9 @@ pub struct SessionCloseResponse {
     /// Whether it existed.
     #[prost(bool, tag = "2")]
     pub existed: bool,
+    /// The store's revision.
+    #[prost(uint64, tag = "3")]
+    pub revision: u64,
 }
 /// Generated client implementations.
 pub mod session_client {
@@ -1256,8 +1262,7 @@ pub struct At {
     /// Writes: index of the entry that holds the write. Reads: index of the last entry that the answer includes.
     #[prost(uint64, tag = "2")]
     pub index: u64,
-    /// The store's revision; every command that changes something adds one. 0 in answers about leases and sessions, which
-    /// change none.
+    /// The store's revision; every command that changes a key adds one.
     #[prost(uint64, tag = "3")]
     pub revision: u64,
 }

@@ -217,6 +217,8 @@ pub struct Granted {
     pub ttl: Duration,
     /// Index of its entry.
     pub index: u64,
+    /// The store's revision.
+    pub revision: u64,
 }
 
 /// A lease was ended.
@@ -237,6 +239,8 @@ pub struct KeptAlive {
     pub ttl: Duration,
     /// Index of its entry.
     pub index: u64,
+    /// The store's revision.
+    pub revision: u64,
 }
 
 /// What is known of a lease.

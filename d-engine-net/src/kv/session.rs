@@ -121,7 +121,7 @@ impl SessionCalls {
             return Ok(Some(open));
         }
         match self.insist(KvCommand::SessionOpen.into(), deadline).await {
-            Ok((_, KvOutcome::SessionOpened { session, window })) => {
+            Ok((_, KvOutcome::SessionOpened { session, window, .. })) => {
                 let open = Arc::new(Open { id: session, numbers: Numbers::new(window) });
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&open));
                 Ok(Some(open))
@@ -323,7 +323,7 @@ mod tests {
         async fn propose(&self, request: KvRequest, _: Instant) -> Result<(LogId, KvOutcome)> {
             if request.command == KvCommand::SessionOpen {
                 let session = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
-                return Ok((LogId::new(1, session), KvOutcome::SessionOpened { session, window: 2 }));
+                return Ok((LogId::new(1, session), KvOutcome::SessionOpened { revision: 0, session, window: 2 }));
             }
             lock(&self.seen).push(request);
             let answer = lock(&self.answers).pop_front().unwrap_or(Ok(KvOutcome::Put { revision: 1 }));

@@ -14,7 +14,9 @@ impl v1::lease_server::Lease for KvService {
         let v1::LeaseGrantRequest { ttl_ms, id, session } = request.into_inner();
         let applied = self.apply(KvCommand::LeaseGrant { id, ttl_ms }, session).await;
         respond(applied.and_then(|(at, outcome)| match outcome {
-            KvOutcome::LeaseGranted { id, ttl_ms } => Ok(v1::LeaseGrantResponse { at: at_to_wire(at, 0), id, ttl_ms }),
+            KvOutcome::LeaseGranted { revision, id, ttl_ms } => {
+                Ok(v1::LeaseGrantResponse { at: at_to_wire(at, revision), id, ttl_ms })
+            }
             other => Err(unreadable(&other)),
         }))
     }
@@ -39,7 +41,9 @@ impl v1::lease_server::Lease for KvService {
     ) -> Result<Response<v1::LeaseKeepAliveResponse>, Status> {
         let applied = self.apply(KvCommand::LeaseKeepAlive { ids: request.into_inner().ids }, None).await;
         respond(applied.and_then(|(at, outcome)| match outcome {
-            KvOutcome::LeasesKept { ttls_ms } => Ok(v1::LeaseKeepAliveResponse { at: at_to_wire(at, 0), ttls_ms }),
+            KvOutcome::LeasesKept { revision, ttls_ms } => {
+                Ok(v1::LeaseKeepAliveResponse { at: at_to_wire(at, revision), ttls_ms })
+            }
             other => Err(unreadable(&other)),
         }))
     }
@@ -72,7 +76,9 @@ impl v1::lease_server::Lease for KvService {
 impl v1::session_server::Session for KvService {
     async fn open(&self, _: Request<v1::SessionOpenRequest>) -> Result<Response<v1::SessionOpenResponse>, Status> {
         respond(self.apply(KvCommand::SessionOpen, None).await.and_then(|(_, outcome)| match outcome {
-            KvOutcome::SessionOpened { session, window } => Ok(v1::SessionOpenResponse { session, window }),
+            KvOutcome::SessionOpened { revision, session, window } => {
+                Ok(v1::SessionOpenResponse { session, window, revision })
+            }
             other => Err(unreadable(&other)),
         }))
     }
@@ -83,7 +89,9 @@ impl v1::session_server::Session for KvService {
     ) -> Result<Response<v1::SessionCloseResponse>, Status> {
         let command = KvCommand::SessionClose { session: request.into_inner().session };
         respond(self.apply(command, None).await.and_then(|(at, outcome)| match outcome {
-            KvOutcome::SessionClosed { existed } => Ok(v1::SessionCloseResponse { index: at.index, existed }),
+            KvOutcome::SessionClosed { revision, existed } => {
+                Ok(v1::SessionCloseResponse { index: at.index, existed, revision })
+            }
             other => Err(unreadable(&other)),
         }))
     }

@@ -161,8 +161,8 @@ impl FakeNode {
                 }
                 KvOutcome::Cas { revision: *revision, succeeded: true, current: None }
             }
-            KvCommand::SessionOpen => KvOutcome::SessionOpened { session: index, window: 4 },
-            KvCommand::SessionClose { .. } => KvOutcome::SessionClosed { existed: true },
+            KvCommand::SessionOpen => KvOutcome::SessionOpened { revision: *revision, session: index, window: 4 },
+            KvCommand::SessionClose { .. } => KvOutcome::SessionClosed { revision: *revision, existed: true },
             KvCommand::PutWith(_) => {
                 let prev = Some(KvRecord::new("k", "before", 1, 2, 3));
                 KvOutcome::Done { revision: *revision, result: KvOpResult::Put { lease: 5, prev } }
@@ -176,12 +176,15 @@ impl FakeNode {
                 let results = txn.then.iter().map(result).collect();
                 KvOutcome::Txn { revision: *revision, succeeded: true, results }
             }
-            KvCommand::LeaseGrant { id, ttl_ms } => KvOutcome::LeaseGranted { id: id.max(1), ttl_ms },
+            KvCommand::LeaseGrant { id, ttl_ms } => {
+                KvOutcome::LeaseGranted { revision: *revision, id: id.max(1), ttl_ms }
+            }
             KvCommand::LeaseRevoke { id } if id > 1_000 => KvOutcome::Rejected(KvReject::LeaseNotFound { id }),
             KvCommand::LeaseRevoke { .. } => KvOutcome::LeasesEnded { revision: *revision, leases: 1, keys: 2 },
-            KvCommand::LeaseKeepAlive { ids } => {
-                KvOutcome::LeasesKept { ttls_ms: ids.iter().map(|id| if *id > 1_000 { 0 } else { 10 }).collect() }
-            }
+            KvCommand::LeaseKeepAlive { ids } => KvOutcome::LeasesKept {
+                revision: index,
+                ttls_ms: ids.iter().map(|id| if *id > 1_000 { 0 } else { 10 }).collect(),
+            },
             _ => KvOutcome::Rejected(KvReject::Malformed { why: "not known here".to_owned() }),
         }
     }
