@@ -10,7 +10,7 @@ use d_engine_core::{Entry, EntryKind, KvCommand, KvOutcome, KvReject, KvRequest,
 use d_engine_kv::KvStateMachine;
 use d_engine_mem::MemKvStore;
 use support::model::WINDOW;
-use support::{apply, delete, digest, put, value};
+use support::{apply, cas, delete, digest, put, value};
 
 struct Replica {
     machine: KvStateMachine,
@@ -158,4 +158,30 @@ fn sessions_survive_a_restart_and_leave_nothing_behind() {
     let left = store.scan(d_engine_core::KeyRange::ALL, 10, d_engine_core::Direction::Forward).unwrap();
     assert_eq!(left.len(), 1, "the bookkeeping record alone");
     assert!(replica.machine.is_empty());
+}
+
+#[test]
+fn short_answers_stand_in_the_session_and_long_ones_apart_and_both_are_given_again_after_a_restart() {
+    let store = MemKvStore::new();
+    let mut replica = Replica { machine: KvStateMachine::new(store.clone()).unwrap(), index: 0 };
+    let session = replica.open();
+    let records = || store.scan(d_engine_core::KeyRange::ALL, 100, d_engine_core::Direction::Forward).unwrap().len();
+    let empty = records();
+    let long = cas("a", Some("other"), Some("new"));
+    replica.run(&put("a", &"v".repeat(100)), header(session, 1, 1));
+    assert_eq!(records(), empty + 1, "the key alone");
+    let refused = replica.run(&long, header(session, 2, 1));
+    assert!(refused.encode().len() > 100, "it says what the value is");
+    assert_eq!(records(), empty + 2, "the key and the long answer");
+    let short = replica.run(&put("b", "1"), header(session, 3, 1));
+    let before = digest(&replica.machine);
+    replica.machine = KvStateMachine::new(store.clone()).unwrap();
+    assert_eq!(digest(&replica.machine), before);
+    assert_eq!(replica.run(&long, header(session, 2, 1)), refused);
+    assert_eq!(replica.run(&put("b", "1"), header(session, 3, 1)), short);
+    // Answered: neither is kept any more.
+    replica.run(&delete("b"), header(session, 4, 4));
+    assert_eq!(records(), empty + 1, "the key alone");
+    let outside = KvReject::OutOfWindow { sequence: 3, lowest: 4, highest: 3 + WINDOW };
+    assert_eq!(replica.run(&put("b", "1"), header(session, 3, 3)), KvOutcome::Rejected(outside));
 }

@@ -211,8 +211,8 @@ impl Thread<'_> {
         let state = self.shared.lock();
         let history = &state.history;
         if watcher.number < history.first() {
-            if watcher.from_revision > history.revision() {
-                // What it waits for is still to come.
+            if watcher.from_revision >= history.first_revision() {
+                // All that it wants is there or still to come.
                 watcher.number = history.first();
                 return true;
             }
