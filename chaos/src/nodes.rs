@@ -14,6 +14,7 @@ const SETTINGS: &[&str] = &[
     "limits.request_timeout_ms=2000",
     "snapshot.entries=20000",
     "snapshot.max_entries_behind=50000",
+    "snapshot.compression=lz4",
     "storage.segment_bytes_max=1048576",
     "storage.tail_bytes=262144",
 ];

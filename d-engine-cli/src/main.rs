@@ -12,7 +12,9 @@ mod log;
 mod member;
 mod output;
 mod processes;
+mod recover;
 mod serve;
+mod snapshot;
 mod txn;
 mod up;
 mod watch;
@@ -76,9 +78,10 @@ enum Command {
     /// Says who leads, or hands leadership over
     #[command(subcommand)]
     Leader(member::Leader),
-    /// Makes snapshots
+    /// Saves the state into an archive, looks into one, and restores one into a new cluster
     #[command(subcommand)]
-    Snapshot(member::Snapshot),
+    Snapshot(snapshot::Snapshot),
+    Recover(recover::Recover),
     Up(up::Up),
     /// Shows a self-checking cluster of three processes: load, watches, kill -9 of the leader, failover, catch-up
     Demo(demo::Demo),
@@ -105,6 +108,7 @@ impl Command {
             Self::Member(member) => member.output(),
             Self::Leader(leader) => leader.output(),
             Self::Snapshot(snapshot) => snapshot.output(),
+            Self::Recover(recover) => recover.output,
         }
     }
 }
@@ -144,7 +148,8 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Log(arguments) => log::log(arguments).await,
         Command::Member(command) => member::member(command).await,
         Command::Leader(command) => member::leader(command).await,
-        Command::Snapshot(command) => member::snapshot(command).await,
+        Command::Snapshot(command) => snapshot::snapshot(command).await,
+        Command::Recover(arguments) => recover::recover(arguments).await,
         Command::Up(arguments) => up::up(arguments).await,
         Command::Demo(arguments) => demo::demo(arguments).await,
         Command::Bench(arguments) => bench::bench(arguments).await,

@@ -1,4 +1,4 @@
-//! member, leader, snapshot: what an operator changes, through any node of the cluster.
+//! member, leader: what an operator changes, through any node of the cluster.
 
 use std::time::{Duration, Instant};
 
@@ -32,12 +32,6 @@ pub(crate) enum Leader {
     Show(Online),
     /// Hands leadership over to a voter
     Transfer(One),
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Snapshot {
-    /// Makes a snapshot of one node's state and lets it purge its log
-    Save(Online),
 }
 
 #[derive(Debug, Args)]
@@ -95,14 +89,6 @@ impl Leader {
     }
 }
 
-impl Snapshot {
-    pub(crate) fn output(&self) -> Format {
-        match self {
-            Self::Save(online) => online.output,
-        }
-    }
-}
-
 pub(crate) async fn member(command: Member) -> Result<(), Failure> {
     match command {
         Member::List(online) => list(&online).await,
@@ -115,7 +101,13 @@ pub(crate) async fn member(command: Member) -> Result<(), Failure> {
             operate(&online, Operation::Promote { node }, &format!("node {node} votes")).await
         }
         Member::Remove(One { node, online }) => {
-            operate(&online, Operation::Remove { node }, &format!("node {node} is removed")).await
+            let status = status_of_leader(&online.client()?).await?;
+            // To the cluster that is done already. Whoever mistyped the id wants to know.
+            let done = match status.members.iter().any(|member| member.node == node) {
+                true => format!("node {node} is removed"),
+                false => format!("node {node} is no member of this cluster: nothing to do"),
+            };
+            operate(&online, Operation::Remove { node }, &done).await
         }
         Member::Replace(Replace { old, new, address, online }) => {
             let address = match address {
@@ -147,22 +139,13 @@ pub(crate) async fn leader(command: Leader) -> Result<(), Failure> {
     }
 }
 
-pub(crate) async fn snapshot(command: Snapshot) -> Result<(), Failure> {
-    let Snapshot::Save(online) = command;
-    let client = online.client()?;
-    let endpoint = online.endpoints.first().cloned().unwrap_or_default();
-    let made = client.make_snapshot_of(&endpoint).await.map_err(|error| failure(&error))?;
-    said(online.output, &format!("the node at {endpoint} has a snapshot up to entry {}", made.index), made.index);
-    Ok(())
-}
-
 async fn operate(online: &Online, operation: Operation, done: &str) -> Result<(), Failure> {
     let operated = online.client()?.operate(operation).await.map_err(|error| failure(&error))?;
     said(online.output, done, operated.index);
     Ok(())
 }
 
-fn said(format: Format, done: &str, index: u64) {
+pub(crate) fn said(format: Format, done: &str, index: u64) {
     match format {
         Format::Json => print(json!({ "done": done, "index": index })),
         Format::Plain => print(index),
@@ -287,7 +270,7 @@ async fn status_of_leader(client: &Client) -> Result<NodeStatus, Failure> {
 }
 
 /// What an operator should try next.
-fn failure(error: &ClientError) -> Failure {
+pub(crate) fn failure(error: &ClientError) -> Failure {
     let failure = Failure::of_request(error, "d-engine member list");
     match error {
         ClientError::Rejected { why: Reason::Membership(why) } => Failure::new(why).next(match why {

@@ -154,7 +154,8 @@ impl Serve {
             Engine::File => d_engine::open(config, shutdown).await?,
             Engine::Mem => {
                 let machine = KvStateMachine::new(MemKvStore::new())
-                    .map_err(|source| StartupError::Storage { doing: "opening the state machine", source })?;
+                    .map_err(|source| StartupError::Storage { doing: "opening the state machine", source })?
+                    .with_snapshot_compression(config.snapshot.compression.into());
                 NodeBuilder::new(config, shutdown)
                     .storage_engine(Arc::new(MemStorageEngine::new()))
                     .state_machine(Arc::new(machine))
@@ -187,6 +188,10 @@ fn start_failure(error: &StartupError) -> Failure {
         }
         StartupError::Storage { source: Error::Unsupported { .. }, .. } => {
             Failure::new(error).next("d-engine --version")
+        }
+        StartupError::HalfMade { .. } => Failure::new(error).next("d-engine snapshot restore FILE --dir EMPTY_DIR …"),
+        StartupError::Replaced { path } => {
+            Failure::new(error).next(format!("d-engine recover --force-new-cluster {path}"))
         }
         // Another directory would make another node, of a cluster that it founds: see first what the cluster is like.
         StartupError::Directory(_) | StartupError::Storage { source: Error::Corrupt { .. }, .. } => {

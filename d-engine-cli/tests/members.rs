@@ -15,7 +15,7 @@ fn nodes_join_lead_and_leave_by_commands() {
     let dir = tempfile::tempdir().unwrap();
     let one = Server::alone(&dir.path().join("n1"));
     one.run(&["put", "k", "v"]).ok();
-    assert!(one.run(&["snapshot", "save"]).ok().contains("snapshot up to entry"));
+    assert!(one.run(&["snapshot", "make"]).ok().contains("snapshot up to entry"));
     let join = |id: u64| {
         let data = dir.path().join(format!("n{id}"));
         let server = Server::start(&data, id, &address(), &["--join", &one.address]);

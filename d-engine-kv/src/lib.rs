@@ -7,6 +7,7 @@
 //! of the time of leases stands beside it, and what it decides comes back through the log.
 
 mod evaluate;
+mod inspect;
 mod layout;
 mod lease_clock;
 mod leases;
@@ -21,5 +22,6 @@ mod snapshot;
 mod tables;
 mod watch;
 
+pub use inspect::SnapshotContent;
 pub use machine::KvStateMachine;
 pub use snapshot::SNAPSHOT_FILE;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use d_engine_core::command::KvWatch;
+use d_engine_core::snapshot::SnapshotCompression;
 use d_engine_core::{
     ApplyResult, Direction, Entry, Error, KeyRange, KvAnswer, KvCommand, KvQuery, KvRequest, KvStore, KvView, LogId,
     Result, SnapshotChecksum, SnapshotMetadata, SnapshotView, StateMachine, WatchSink,
@@ -42,6 +43,7 @@ pub struct KvStateMachine {
     book: Mutex<Bookkeeping>,
     clock: Mutex<Clock>,
     watches: Watches,
+    compression: SnapshotCompression,
     running: AtomicBool,
 }
 
@@ -82,6 +84,7 @@ impl KvStateMachine {
             book: Mutex::new(book),
             clock: Mutex::default(),
             watches: Watches::new(book.revision, HISTORY_BYTES),
+            compression: SnapshotCompression::None,
             running: AtomicBool::new(false),
         })
     }
@@ -92,6 +95,14 @@ impl KvStateMachine {
     pub fn with_watch_history(mut self, bytes: usize) -> Self {
         let revision = self.book().revision;
         self.watches = Watches::new(revision, bytes);
+        self
+    }
+
+    /// How its snapshots are stored; as they are if not set. Those of others are read in any case, and the digest of a
+    /// state is the same either way.
+    #[must_use]
+    pub fn with_snapshot_compression(mut self, compression: SnapshotCompression) -> Self {
+        self.compression = compression;
         self
     }
 
@@ -239,7 +250,7 @@ impl StateMachine for KvStateMachine {
                     book.last_applied
                 )));
             }
-            written = Some(snapshot::write(view, &book, &dir)?);
+            written = Some(snapshot::write(view, &book, &dir, self.compression)?);
             Ok(())
         })?;
         written.ok_or_else(view_not_run)
@@ -253,7 +264,7 @@ impl StateMachine for KvStateMachine {
     }
 
     fn begin_snapshot(&self) -> Result<Option<Box<dyn SnapshotView>>, Error> {
-        snapshot::begin(self.store.clone())
+        snapshot::begin(self.store.clone(), self.compression)
     }
 
     fn flush(&self) -> Result<(), Error> {

@@ -3,7 +3,7 @@
 //! The four numbers are LEB128; `changed` is how far the mod revision lies behind the create revision. The value comes
 //! last, so that a read slices it out of the stored bytes.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use d_engine_core::{Error, KvRecord, Result, compact_bytes};
 
 const VERSION: u8 = 1;
@@ -64,7 +64,8 @@ impl Record {
 
     /// The value as a slice of the stored bytes.
     pub(crate) fn into_value(mut self) -> Bytes {
-        self.bytes.split_off(self.value_at)
+        self.bytes.advance(self.value_at);
+        self.bytes
     }
 
     /// Reads what [`bytes`](Record::bytes) gave to the store; the value is a slice of it.

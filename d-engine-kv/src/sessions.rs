@@ -66,6 +66,11 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
+    /// How many are open.
+    pub(crate) fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
     /// Opens the session of the entry `index`.
     pub(crate) fn open(&mut self, index: u64) {
         self.sessions.insert(index, Session { lowest: 1, used: index, done: BTreeMap::new() });

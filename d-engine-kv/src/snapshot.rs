@@ -12,7 +12,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
-use d_engine_core::snapshot::{ChecksumWriter, SnapshotHeader, SnapshotReader, SnapshotWriter};
+use d_engine_core::snapshot::{ChecksumWriter, SnapshotCompression, SnapshotHeader, SnapshotReader, SnapshotWriter};
 use d_engine_core::{
     Direction, Error, KvStore, KvView, LogId, Result, SnapshotChecksum, SnapshotMetadata, SnapshotView,
 };
@@ -28,13 +28,19 @@ pub const SNAPSHOT_FILE: &str = "snapshot.bin";
 
 /// Writes the state of `view`, to which `book` belongs, into `dir`, which must exist. Synced on return, the directory
 /// too; until then there is no file of that name.
-pub(crate) fn write(view: &dyn KvView, book: &Bookkeeping, dir: &Path) -> Result<SnapshotChecksum> {
+pub(crate) fn write(
+    view: &dyn KvView,
+    book: &Bookkeeping,
+    dir: &Path,
+    compression: SnapshotCompression,
+) -> Result<SnapshotChecksum> {
     let path = dir.join(SNAPSHOT_FILE);
     let unfinished = path.with_extension("unfinished");
     let doing = |what: &str| format!("{what} snapshot {}", path.display());
     let file = File::create(&unfinished).map_err(|source| Error::io(doing("creating"), source))?;
     let header = SnapshotHeader::new(book.last_applied, book.revision);
-    let mut writer = SnapshotWriter::new(ChecksumWriter::new(BufWriter::new(file)), header)?;
+    let output = ChecksumWriter::new(BufWriter::new(file));
+    let mut writer = SnapshotWriter::new(output, header)?.with_compression(compression);
     let mut keys = 0;
     for range in [StoreRange::internal(), StoreRange::users()] {
         let mut scan = Scan::new(view, range, Direction::Forward, usize::MAX);
@@ -141,15 +147,15 @@ impl<I: Iterator<Item = Result<(Bytes, Bytes)>>> Iterator for WithBook<I> {
 
 /// What has been read of a snapshot, as far as its parts must fit each other.
 #[derive(Default)]
-struct Content {
-    tables: Tables,
-    keys: u64,
+pub(crate) struct Content {
+    pub(crate) tables: Tables,
+    pub(crate) keys: u64,
     /// Keys with a lease, by lease.
     leased: BTreeMap<u64, u64>,
 }
 
 impl Content {
-    fn take_in(&mut self, key: &[u8], value: Bytes) -> Result<()> {
+    pub(crate) fn take_in(&mut self, key: &[u8], value: Bytes) -> Result<()> {
         if !is_user_key(key) {
             return self.tables.take_in(key, &value);
         }
@@ -162,7 +168,7 @@ impl Content {
     }
 
     /// That records and leases agree, and results and sessions.
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.tables.loaded()?;
         let counted = self.tables.leases.iter().filter(|(_, lease)| lease.keys > 0).map(|(id, lease)| (id, lease.keys));
         if counted.eq(self.leased.iter().map(|(id, keys)| (*id, *keys))) {
@@ -190,7 +196,10 @@ impl<R: Read> Read for ChecksumReader<R> {
 ///
 /// Views live on the stack of `with_view`, so that a store needs no owned view type and no unsafe code: a thread stands
 /// in there until the snapshot is written or given up.
-pub(crate) fn begin(store: Arc<dyn KvStore>) -> Result<Option<Box<dyn SnapshotView>>> {
+pub(crate) fn begin(
+    store: Arc<dyn KvStore>,
+    compression: SnapshotCompression,
+) -> Result<Option<Box<dyn SnapshotView>>> {
     let (opened, has_opened) = sync_channel::<LogId>(1);
     let (order, orders) = sync_channel::<PathBuf>(1);
     let hold_view = move || {
@@ -201,7 +210,7 @@ pub(crate) fn begin(store: Arc<dyn KvStore>) -> Result<Option<Box<dyn SnapshotVi
             if opened.send(book.last_applied).is_ok()
                 && let Ok(dir) = orders.recv()
             {
-                written = Some(write(view, &book, &dir)?);
+                written = Some(write(view, &book, &dir, compression)?);
             }
             Ok(())
         })?;

@@ -9,6 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use d_engine_core::snapshot::SnapshotCompression;
 use d_engine_core::{Error, KvCommand, KvStore, LogId, Membership, SnapshotChecksum, SnapshotMetadata, StateMachine};
 use d_engine_kv::{KvStateMachine, SNAPSHOT_FILE};
 use d_engine_mem::MemKvStore;
@@ -68,6 +69,30 @@ fn a_snapshot_replaces_everything_and_survives_a_restart() {
     let next = [put("a", "4"), put("d", "5")];
     assert_eq!(outcomes(&target, 6, &next), outcomes(&source, 6, &next));
     assert_eq!(state(&target), state(&source));
+}
+
+#[test]
+fn a_compressed_snapshot_is_smaller_and_the_same_state_to_a_machine_that_compresses_nothing() {
+    let (plain, packed) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let commands: Vec<_> = (0..500).map(|n| put(&format!("key-{n:03}"), &"value ".repeat(20))).collect();
+    let source = machine();
+    outcomes(&source, 1, &commands);
+    let plain_size = generate(&source, plain.path()).size;
+    let source = machine().with_snapshot_compression(SnapshotCompression::Lz4);
+    outcomes(&source, 1, &commands);
+    for in_background in [false, true] {
+        let metadata = if in_background {
+            let view = source.begin_snapshot().unwrap().unwrap();
+            let checksum = view.write(packed.path()).unwrap();
+            metadata(source.last_applied(), checksum, packed.path())
+        } else {
+            generate(&source, packed.path())
+        };
+        assert!(metadata.size * 4 < plain_size, "{} of {plain_size} bytes", metadata.size);
+        let target = machine();
+        install(&target, &metadata, packed.path()).unwrap();
+        assert_eq!(state(&target), state(&source));
+    }
 }
 
 #[test]

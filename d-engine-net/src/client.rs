@@ -23,8 +23,8 @@ use crate::generated::v1::request::Op;
 use crate::kv::{SessionCalls, half_way_to};
 use crate::peer::lock;
 use crate::{
-    ClientError, Connection, Digest, KeyValue, KvCalls, NodeStatus, Operated, Operation, ReadMode, Reply, Result,
-    WatchStream, answer_of, outcome_of,
+    ClientError, Connection, Digest, Download, KeyValue, KvCalls, NodeStatus, Operated, Operation, ReadMode, Reply,
+    Result, WatchStream, answer_of, outcome_of,
 };
 use watch::WatchChannels;
 
@@ -201,6 +201,25 @@ impl Client {
     pub async fn make_snapshot_of(&self, endpoint: &str) -> Result<Operated> {
         let deadline = Instant::now() + self.shared.options.timeout;
         self.shared.connection(endpoint).operate(Operation::MakeSnapshot, true, deadline).await
+    }
+}
+
+impl Client {
+    /// Fetches a snapshot of a node's state: from the first endpoint that makes one, in the order in which they were given.
+    /// Without `local` it includes every write that was answered before the call; with it, it is what the node happens to
+    /// have, which needs no quorum.
+    ///
+    /// # Errors
+    /// `Unavailable` with what the last endpoint said.
+    pub async fn download_snapshot(&self, local: bool) -> Result<Download> {
+        let mut last = ClientError::unavailable("there is no endpoint");
+        for endpoint in &self.shared.endpoints {
+            match Download::open(endpoint.address(), local).await {
+                Ok(download) => return Ok(download),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
 }
 

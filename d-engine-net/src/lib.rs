@@ -5,7 +5,7 @@
 //! * [`Peers`] carries raft messages between nodes, [`serve`] answers everything that comes in on a node's port.
 //! * [`NodeService`] is what a node offers to its server.
 //! * [`KeyValue`] is the typed key-value store, the same in process and over the wire.
-//! * [`offer_snapshot`] sends a snapshot to another node, on a connection of its own.
+//! * [`offer_snapshot`] sends a snapshot to another node, [`Download`] fetches one; each on a connection of its own.
 //! * [`Client`] finds and follows the leader; [`Connection`] is one pipelined connection to one node.
 //!
 //! The wire contract is `proto/d_engine/v1`; `cargo xtask codegen` makes the code in `src/generated` from it.
@@ -14,6 +14,7 @@ mod channel;
 mod client;
 mod connection;
 mod convert;
+mod download;
 mod error;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -33,6 +34,7 @@ mod tests;
 pub use client::{Client, ClientOptions};
 pub use connection::Connection;
 pub use d_engine_core::command::{KvChange, KvLease, KvOp, KvOpResult, Relation};
+pub use download::{Download, SnapshotHead, SnapshotSource};
 pub use error::{ClientError, LeaderHint, Reason, Result};
 pub use hello::Hello;
 pub use kv::{

@@ -1,10 +1,17 @@
 //! What an operator may ask of a cluster, and why it is refused.
+//!
+//! All changes of the membership may be asked for again when an answer was lost: what has been done already is answered
+//! as done, once that is known to be committed.
 
 /// Something an operator asks for.
+///
+/// Changes of the membership say how it should be: each may be repeated after [`ClientError::Unknown`](crate::ClientError),
+/// and is answered as done if it has been. So is the removal of a node that is no member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Operation {
-    /// Adds the node at `address` as a member without a vote.
+    /// Adds the node at `address` as a member without a vote. One that is a member with this address and the data directory
+    /// that is found there stays as it is, with its vote if it has one.
     AddLearner {
         /// Its id; the node there must have it.
         node: u64,
@@ -13,17 +20,18 @@ pub enum Operation {
         /// Whether the leader lets it vote once it has caught up.
         promote: bool,
     },
-    /// Lets a learner vote that has caught up.
+    /// Lets a learner vote that has caught up; a voter stays one.
     Promote {
         /// The learner.
         node: u64,
     },
-    /// Removes a member.
+    /// Removes a member; there is nothing to do for a node that is none.
     Remove {
         /// The member.
         node: u64,
     },
-    /// Takes one member out and another one in as a learner, in one step.
+    /// Takes one member out and another one in as a learner, in one step. Done already if the old one is no member and the
+    /// new one is, as found at `address`.
     Replace {
         /// The member that goes.
         old: u64,
@@ -75,8 +83,11 @@ pub enum MembershipError {
         /// The node.
         node: u64,
     },
-    /// There is such a member already.
-    #[error("node {node} is a member already; remove or replace it first")]
+    /// There is such a member already, at another address or beside the one that it should replace.
+    #[error(
+        "node {node} is a member already, at another address than this one, or beside the member that it should replace; \
+         look at the members first"
+    )]
     AlreadyMember {
         /// The node.
         node: u64,

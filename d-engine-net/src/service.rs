@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use d_engine_core::{LogId, WatchSink};
 
+use crate::download::SnapshotSource;
 use crate::snapshot::{SnapshotAnswer, SnapshotOffer};
 use crate::{Operated, Operation, Reason, Result};
 
@@ -70,6 +71,15 @@ pub trait NodeService: Send + Sync + 'static {
     /// In plain words why this node does not take it.
     async fn take_snapshot(&self, _offer: SnapshotOffer) -> Result<SnapshotAnswer, String> {
         Err("this node takes no snapshots".to_owned())
+    }
+
+    /// A snapshot of the node's own state for whoever keeps it. Without `local` it includes every write that was answered
+    /// before the call.
+    ///
+    /// # Errors
+    /// `Unavailable` if it cannot be made, or a leader with a quorum is needed and not known.
+    async fn fetch_snapshot(&self, _local: bool) -> Result<Box<dyn SnapshotSource>> {
+        Err(Reason::Unsupported { why: "this node gives no snapshots away".to_owned() }.into())
     }
 }
 

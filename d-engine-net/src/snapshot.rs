@@ -185,6 +185,11 @@ type Answers = Pin<Box<dyn Stream<Item = Result<v1::SnapshotAnswer, Status>> + S
 #[tonic::async_trait]
 impl Snapshots for SnapshotService {
     type SendStream = Answers;
+    type FetchStream = crate::download::Parts;
+
+    async fn fetch(&self, request: Request<v1::FetchSnapshot>) -> Result<Response<Self::FetchStream>, Status> {
+        crate::download::serve_fetch(&*self.service, self.stop.clone(), request).await
+    }
 
     async fn send(&self, request: Request<Streaming<v1::SnapshotFrame>>) -> Result<Response<Answers>, Status> {
         let transfer = Transfer {
@@ -288,6 +293,11 @@ fn check_offer(offer: v1::SnapshotOffer, local: &Hello) -> Result<SnapshotOffer,
     if metadata.cluster != hello.cluster || metadata.membership.cluster != hello.cluster {
         return Err(format!("the snapshot belongs to cluster {:032x}, its sender to another", metadata.cluster));
     }
-    let digest = offer.digest[..].try_into().map_err(|_| "the digest of an offer has no 32 bytes".to_owned())?;
-    Ok(SnapshotOffer { from: hello.node, term: offer.term, metadata, digest: SnapshotChecksum::new(digest) })
+    let digest = digest_from_wire(&offer.digest)?;
+    Ok(SnapshotOffer { from: hello.node, term: offer.term, metadata, digest })
+}
+
+pub(crate) fn digest_from_wire(bytes: &[u8]) -> Result<SnapshotChecksum, String> {
+    let digest = bytes.try_into().map_err(|_| "the digest of a snapshot has no 32 bytes".to_owned())?;
+    Ok(SnapshotChecksum::new(digest))
 }

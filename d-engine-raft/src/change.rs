@@ -87,15 +87,18 @@ pub enum ChangeError {
         /// The node.
         node: NodeId,
     },
-    /// There is such a member already.
-    #[error("node {node} is a member already; remove or replace it first")]
+    /// There is such a member already, and not as asked.
+    #[error("node {node} is a member already, but not as asked; remove or replace it first")]
     AlreadyMember {
         /// The node.
         node: NodeId,
     },
-    /// Nothing would be different.
-    #[error("nothing to change")]
-    NoChange,
+    /// Everything is as asked for already, and committed: whoever did not hear the answer of an earlier try has it here.
+    #[error("nothing to change: the membership of entry {index} is as asked")]
+    NoChange {
+        /// Index of the present configuration.
+        index: u64,
+    },
     /// Nobody could vote any more.
     #[error("no voter would be left; a cluster needs at least one")]
     NoVoters,
@@ -122,26 +125,30 @@ pub enum ChangeError {
 }
 
 impl Change {
-    /// The members as they should be in the end.
+    /// Whether `membership` is as this change would make it.
+    pub fn is_done_in(&self, membership: &Membership) -> bool {
+        self.target(membership).is_ok_and(|target| target == *membership)
+    }
+
+    /// The members as they should be in the end; the present ones if that has been reached already.
     pub(crate) fn target(&self, current: &Membership) -> Result<Membership, ChangeError> {
         let mut target = current.clone();
         match self {
             Self::AddLearner { node, incarnation, address } => {
-                if target.member(*node).is_some() {
-                    return Err(ChangeError::AlreadyMember { node: *node });
+                if !is_in(current, *node, *incarnation, address) {
+                    add_learner(&mut target, *node, *incarnation, address)?;
                 }
-                target.members.push(Member::new(*node, *incarnation, address, MemberKind::Learner));
             }
             Self::Promote { node } => {
                 member_mut(&mut target, *node)?.kind = MemberKind::Voter;
             }
-            Self::Remove { node } => remove(&mut target, *node)?,
+            Self::Remove { node } => target.members.retain(|member| member.node != *node),
             Self::Replace { old, node, incarnation, address } => {
-                remove(&mut target, *old)?;
-                if target.member(*node).is_some() {
-                    return Err(ChangeError::AlreadyMember { node: *node });
+                let has_gone = old == node || current.member(*old).is_none();
+                if !(has_gone && is_in(current, *node, *incarnation, address)) {
+                    remove(&mut target, *old)?;
+                    add_learner(&mut target, *node, *incarnation, address)?;
                 }
-                target.members.push(Member::new(*node, *incarnation, address, MemberKind::Learner));
             }
             Self::SetAddress { node, address } => member_mut(&mut target, *node)?.address.clone_from(address),
             Self::SetVoters { voters } => set_voters(&mut target, voters)?,
@@ -153,11 +160,21 @@ impl Change {
         if target.voters().next().is_none() {
             return Err(ChangeError::NoVoters);
         }
-        if target == *current {
-            return Err(ChangeError::NoChange);
-        }
         Ok(target)
     }
+}
+
+/// Whether there is this very member, with a vote or without one.
+fn is_in(membership: &Membership, node: NodeId, incarnation: u128, address: &str) -> bool {
+    membership.member(node).is_some_and(|member| member.incarnation == incarnation && member.address == address)
+}
+
+fn add_learner(membership: &mut Membership, node: NodeId, incarnation: u128, address: &str) -> Result<(), ChangeError> {
+    if membership.member(node).is_some() {
+        return Err(ChangeError::AlreadyMember { node });
+    }
+    membership.members.push(Member::new(node, incarnation, address, MemberKind::Learner));
+    Ok(())
 }
 
 fn member_mut(membership: &mut Membership, node: NodeId) -> Result<&mut Member, ChangeError> {
@@ -274,9 +291,28 @@ mod tests {
         let current = membership(&[1], &[2]);
         let refusal = |change: Change| change.target(&current).unwrap_err();
         assert_eq!(refusal(Change::Remove { node: 1 }), ChangeError::NoVoters);
-        assert_eq!(refusal(Change::Remove { node: 9 }), ChangeError::UnknownMember { node: 9 });
-        assert_eq!(refusal(Change::Promote { node: 1 }), ChangeError::NoChange);
-        let again = Change::AddLearner { node: 2, incarnation: 7, address: String::new() };
-        assert_eq!(refusal(again), ChangeError::AlreadyMember { node: 2 });
+        assert_eq!(refusal(Change::Promote { node: 9 }), ChangeError::UnknownMember { node: 9 });
+        let add = |incarnation, address: &str| Change::AddLearner { node: 2, incarnation, address: address.into() };
+        assert_eq!(refusal(add(7, "a:1")), ChangeError::AlreadyMember { node: 2 });
+        assert_eq!(refusal(add(2, "b:1")), ChangeError::AlreadyMember { node: 2 });
+        let replace = |old, incarnation| Change::Replace { old, node: 2, incarnation, address: "a:1".into() };
+        assert_eq!(refusal(replace(9, 7)), ChangeError::UnknownMember { node: 9 });
+        assert_eq!(refusal(replace(1, 2)), ChangeError::AlreadyMember { node: 2 });
+    }
+
+    #[test]
+    fn what_has_been_done_already_is_done() {
+        let current = membership(&[1, 3], &[2]);
+        let add = |node| Change::AddLearner { node, incarnation: u128::from(node), address: "a:1".into() };
+        let replace = |old, node| Change::Replace { old, node, incarnation: u128::from(node), address: "a:1".into() };
+        let moved = Change::SetAddress { node: 3, address: "a:1".into() };
+        // Node 3 was added as a learner and has been promoted since; node 9 has been replaced or removed.
+        let again = [add(2), add(3), Change::Promote { node: 3 }, Change::Remove { node: 9 }, moved];
+        for change in again.into_iter().chain([replace(9, 2), replace(9, 3), replace(3, 3)]) {
+            assert!(change.is_done_in(&current), "{change:?}");
+        }
+        for change in [add(4), Change::Promote { node: 2 }, Change::Remove { node: 3 }, replace(3, 4), replace(3, 2)] {
+            assert!(!change.is_done_in(&current), "{change:?}");
+        }
     }
 }

@@ -79,6 +79,9 @@ impl Raft {
             return Err(ChangeError::BaseMoved { expected, found: index });
         }
         let target = change.target(current)?;
+        if target == *current {
+            return Err(ChangeError::NoChange { index });
+        }
         for voter in target.voters().filter(|node| !current.is_voter(*node)) {
             self.check_caught_up(voter)?;
         }

@@ -18,6 +18,7 @@ mod subject;
 pub use crash::SimulatedDisk;
 pub use entries::create_test_entry;
 pub use law::{LawResult, Outcome, Violation, run_as_test};
+pub use mount::Ext4;
 pub use performance::time_appends;
 pub use process::Child;
 pub use snapshot_matrix::{content_digest, snapshot_matrix};

@@ -12,8 +12,9 @@ use crate::process::counted;
 
 const IMAGE_BYTES: u64 = 256 << 20;
 
-/// ext4 on a loop device over a file.
-pub(crate) struct Ext4 {
+/// ext4 on a loop device over a file: a disk that can lose power. The file system loses what was not synced, as after a
+/// power cut, and is mounted again.
+pub struct Ext4 {
     mounted: Option<Mounted>,
     image: PathBuf,
     place: PathBuf,
@@ -21,8 +22,11 @@ pub(crate) struct Ext4 {
 }
 
 impl Ext4 {
-    /// Makes and mounts one, or says what did not work.
-    pub(crate) fn make() -> Result<Self, String> {
+    /// Makes and mounts one of 256 MiB.
+    ///
+    /// # Errors
+    /// In plain words what did not work: it takes root, `mkfs.ext4` and loop devices.
+    pub fn make() -> Result<Self, String> {
         be_root()?;
         let scratch = TempDir::new().map_err(|error| error.to_string())?;
         let image = scratch.path().join("image");
@@ -41,20 +45,26 @@ impl Ext4 {
         Ok(())
     }
 
-    /// An empty directory of it.
-    pub(crate) fn dir(&self) -> &Path {
+    /// A directory of it, empty at first.
+    pub fn dir(&self) -> &Path {
         &self.place
     }
 
     /// Nothing that is not durable now will ever be; every later write fails.
-    pub(crate) fn cut(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// `Io` if the kernel does not do it.
+    pub fn cut(&self) -> Result<(), Error> {
         let doing = "shutting the file system down";
         let dir = File::open(self.scratch.path().join("mounted")).map_err(|error| Error::io(doing, error))?;
         shut_down(&dir).map_err(|error| Error::io(doing, error))
     }
 
     /// The machine starts again. Nobody may have a file open.
-    pub(crate) fn remount(&mut self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// `Backend` if it cannot be mounted.
+    pub fn remount(&mut self) -> Result<(), Error> {
         self.mounted = None;
         self.mount().map_err(|what| Error::backend(format!("mounting an image after a power cut: {what}")))
     }
@@ -107,6 +117,12 @@ impl Mounted {
         let mounted = Self { dir: dir.to_owned() };
         std::fs::create_dir_all(dir.join("place")).map_err(|error| error.to_string())?;
         Ok(mounted)
+    }
+}
+
+impl std::fmt::Debug for Ext4 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Ext4({})", self.place.display())
     }
 }
 

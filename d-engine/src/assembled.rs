@@ -46,6 +46,9 @@ impl Assembled {
     /// The listen address is taken, the storage cannot be read, or the directory's state forbids it; nothing runs then.
     pub async fn start(self) -> Result<Node, StartupError> {
         let Self { mut config, shutdown, storage, machine, router, clock } = self;
+        if !storage.is_volatile {
+            crate::marker::check(&config.node.data_dir)?;
+        }
         let listening = listen(&mut config, router.is_none()).await?;
         let Storage { log, meta, is_volatile, .. } = storage;
         let prepared = {

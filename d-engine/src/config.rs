@@ -2,6 +2,7 @@
 //!
 //! Reading it from a file, the environment and flags is [`load`](NodeConfig::load)'s business; nothing here does I/O.
 
+mod compression;
 mod load;
 mod problem;
 mod settings;
@@ -16,6 +17,7 @@ use d_engine_core::command::MAX_KEY_LEN;
 use d_engine_net::{COMMAND_LEN_MAX, ENTRIES_LEN_MAX};
 use d_engine_raft::NodeId;
 
+pub use compression::Compression;
 pub use load::{Explained, Origin};
 pub use problem::{ConfigErrors, ConfigProblem, Place};
 
@@ -159,6 +161,8 @@ pub struct SnapshotSection {
     pub max_entries_behind: u64,
     /// Bytes of a snapshot sent to one replica in a second, at most.
     pub transfer_bytes_per_s: u64,
+    /// How snapshots are stored; heeded by the built-in key-value machine where the node opens it.
+    pub compression: Compression,
 }
 
 impl Default for SnapshotSection {
@@ -170,6 +174,7 @@ impl Default for SnapshotSection {
             kept: 2,
             max_entries_behind: 1 << 20,
             transfer_bytes_per_s: 32 << 20,
+            compression: Compression::None,
         }
     }
 }

@@ -53,6 +53,22 @@ impl Ending {
         })
     }
 
+    /// Ends the node as kill -9 ends a process, as nearly as a process can do that to a part of itself: it takes part no
+    /// more from this moment, hands nothing over, finishes no call, and leaves its state machine without a flush. Returns
+    /// the names of threads that did not end.
+    #[cfg(feature = "testing")]
+    pub(crate) async fn kill(&self) -> Vec<String> {
+        self.ended
+            .get_or_init(|| async {
+                self.shared.refuse_calls();
+                self.shared.end_tasks();
+                self.shared.inbox.complete(d_engine_raft::Input::StorageFailed { why: "it was killed".into() });
+                self.stop().await
+            })
+            .await
+            .to_owned()
+    }
+
     async fn end(&self) -> Vec<String> {
         self.shared.refuse_calls();
         let drained = async {
@@ -68,6 +84,11 @@ impl Ending {
         if let Some(network) = self.shared.network() {
             network.shutdown().await;
         }
+        self.stop().await
+    }
+
+    /// Ends the threads, the driver first.
+    async fn stop(&self) -> Vec<String> {
         self.shared.inbox.close();
         // A machine that is stopped does it itself; this one may have failed, or its thread hang.
         self.shared.end_watches();

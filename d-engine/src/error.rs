@@ -48,6 +48,26 @@ pub enum StartupError {
     /// The data directory cannot be used by this node.
     #[error(transparent)]
     Directory(#[from] StartError),
+    /// The directory was being made from an archive or for a recovery, and that did not come to its end.
+    #[error(
+        "{path} is half made: the file RESTORING in it says that it is being made from an archive or for a recovery, or that \
+         this was interrupted. Nothing in it was ever in service; if nothing is at work any more, remove all of it and begin \
+         anew"
+    )]
+    HalfMade {
+        /// The directory.
+        path: String,
+    },
+    /// A recovery has made a new cluster from this directory.
+    #[error(
+        "{path} was replaced: the file REPLACED in it says which new cluster was made from it. If it still has its old name, the \
+         recovery was interrupted: run it again. Going back to the old cluster means to give up the new one, and then to \
+         remove that file"
+    )]
+    Replaced {
+        /// The directory.
+        path: String,
+    },
     /// The listen address cannot be used.
     #[error(
         "cannot listen on {address}: {source}{}",

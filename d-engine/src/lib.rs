@@ -24,16 +24,19 @@
 //!   takes a `&KeyValue` works with both.
 //! * [`storage`] and the types beside it are the contract that storage adaptors implement; adaptor authors depend on
 //!   `d-engine-core` alone.
+//! * `testing` (a feature) is a cluster in one process under faults, for tests of applications and state machines.
 //! * Backends appear as modules behind features: `file` (default), `mem`, `rocksdb`, `sled` (experimental). `server` (default) is the network.
 //!
 //! Inside, three threads per node do the work, each with its queue: the driver loop, which owns the sans-IO consensus of
 //! `d-engine-raft`; the disk; the state machine. Sockets and callers live on the application's tokio runtime.
 
+pub mod archive;
 mod assembled;
 mod builder;
 mod clock;
 mod config;
 mod disk;
+mod durable;
 mod ending;
 mod error;
 mod inbox;
@@ -42,6 +45,7 @@ mod lease_word;
 mod local_router;
 mod log_read;
 mod machine_clock;
+mod marker;
 #[cfg(feature = "server")]
 mod network;
 mod node;
@@ -51,6 +55,7 @@ mod place;
 mod prepare;
 mod published;
 mod queue;
+mod rebuild;
 mod runtime;
 mod shared;
 mod snapshot_policy;
@@ -60,14 +65,16 @@ mod snapshot_transfer;
 mod start;
 mod state_machine_handler;
 mod status;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod wire;
 
 pub use assembled::Assembled;
 pub use builder::{NodeBuilder, SharedStateMachine};
 pub use clock::{BootClock, Clock};
 pub use config::{
-    ClusterSection, ConfigErrors, ConfigProblem, Explained, LimitsSection, NodeConfig, NodeSection, Origin, Place,
-    RaftSection, SnapshotSection, StorageSection,
+    ClusterSection, Compression, ConfigErrors, ConfigProblem, Explained, LimitsSection, NodeConfig, NodeSection,
+    Origin, Place, RaftSection, SnapshotSection, StorageSection,
 };
 /// Commands, outcomes, queries and watches of the built-in key-value machine.
 pub use d_engine_core::command;
@@ -75,20 +82,21 @@ pub use d_engine_core::{
     ApplyResult, Entry, EntryKind, Error, HardState, KvAnswer, KvCommand, KvOutcome, KvQuery, KvRecord, KvStore, LogId,
     Membership, Result, SnapshotChecksum, SnapshotMetadata, SnapshotView, StateMachine, StorageEngine, WatchSink,
 };
-pub use d_engine_kv::KvStateMachine;
+pub use d_engine_kv::{KvStateMachine, SnapshotContent};
 pub use d_engine_net::{
     Client, ClientError, ClientOptions, Counted, Decided, Delete, Deleted, Digest, Got, Granted, KeptAlive, KeyValue,
     KvChange, KvLease, KvOp, KvOpResult, LeaderHint, Leased, LeasesListed, Listed, MemberStatus, MembershipError,
     NodeStatus, Operated, Operation, Put, Range, ReadMode, Reason, Relation, Removed, Replaced, Reply, Revoked,
-    Session, Swapped, TransferProgress, Txn, Watch, Watched, Watcher, Written,
+    Session, SnapshotHead, SnapshotSource, Swapped, TransferProgress, Txn, Watch, Watched, Watcher, Written,
 };
 pub use d_engine_raft::{NodeId, StartError};
 pub use error::StartupError;
 pub use local_router::LocalRouter;
 pub use node::Node;
 pub use published::Leadership;
+pub use rebuild::{NewCluster, NodeStores, RebuildError, Recovered, Restore, Survivor, restore};
 #[cfg(feature = "file")]
-pub use start::{open, start};
+pub use start::{file_stores, open, start};
 
 /// What a storage adaptor implements.
 pub mod storage {
@@ -111,4 +119,4 @@ pub use d_engine_rocksdb as rocksdb;
 pub use d_engine_sled as sled;
 /// The laws of storage adaptors as tests.
 #[cfg(feature = "test-suite")]
-pub use d_engine_test_suite::{state_machine_test, storage_engine_test};
+pub use d_engine_test_suite::{Ext4, state_machine_test, storage_engine_test};

@@ -1,8 +1,12 @@
 //! Joins nodes of one process without a network: for tests, and for looking at a cluster in a debugger.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
+use async_trait::async_trait;
+use bytes::Bytes;
+use d_engine_core::LogId;
+use d_engine_net::{SnapshotAnswer, SnapshotOffer, SnapshotSink};
 use d_engine_raft::{Input, Message, NodeId};
 
 use crate::shared::Shared;
@@ -20,6 +24,17 @@ pub struct LocalRouter {
 struct Net {
     nodes: BTreeMap<NodeId, Weak<Shared>>,
     isolated: BTreeSet<NodeId>,
+    /// From whom to whom nothing gets through.
+    cut: BTreeSet<(NodeId, NodeId)>,
+    #[cfg(feature = "testing")]
+    weather: Option<Arc<crate::testing::Weather>>,
+}
+
+impl Net {
+    fn lets_through(&self, from: NodeId, to: NodeId) -> bool {
+        let is_isolated = self.isolated.contains(&from) || self.isolated.contains(&to);
+        !is_isolated && !self.cut.contains(&(from, to))
+    }
 }
 
 impl LocalRouter {
@@ -30,33 +45,83 @@ impl LocalRouter {
 
     /// Loses every message from and to `node` from now on.
     pub fn isolate(&self, node: NodeId) {
-        self.net.write().unwrap_or_else(PoisonError::into_inner).isolated.insert(node);
+        self.change().isolated.insert(node);
     }
 
     /// Ends [`isolate`](LocalRouter::isolate).
     pub fn heal(&self, node: NodeId) {
-        self.net.write().unwrap_or_else(PoisonError::into_inner).isolated.remove(&node);
+        self.change().isolated.remove(&node);
+    }
+
+    /// Loses every message of these pairs of sender and receiver from now on.
+    #[cfg(feature = "testing")]
+    pub(crate) fn cut(&self, pairs: impl IntoIterator<Item = (NodeId, NodeId)>) {
+        self.change().cut.extend(pairs);
+    }
+
+    /// Ends every [`cut`](LocalRouter::cut).
+    #[cfg(feature = "testing")]
+    pub(crate) fn mend(&self) {
+        self.change().cut.clear();
+    }
+
+    /// Loses and delays messages from now on; `None`: no more.
+    #[cfg(feature = "testing")]
+    pub(crate) fn set_weather(&self, weather: Option<Arc<crate::testing::Weather>>) {
+        self.change().weather = weather;
+    }
+
+    // A poisoned lock is used on: nothing that can panic runs under it.
+    fn look(&self) -> RwLockReadGuard<'_, Net> {
+        self.net.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self) -> RwLockWriteGuard<'_, Net> {
+        self.net.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn join(&self, node: NodeId, shared: &Arc<Shared>) {
-        self.net.write().unwrap_or_else(PoisonError::into_inner).nodes.insert(node, Arc::downgrade(shared));
+        self.change().nodes.insert(node, Arc::downgrade(shared));
     }
 
-    /// The node `to`, if `from` can reach it and it takes calls.
+    /// The node `to`, if `from` can ask it and hear its answer, and it takes calls.
     pub(crate) fn reach(&self, from: NodeId, to: NodeId) -> Option<Arc<Shared>> {
-        self.connected(from, to).filter(|shared| shared.is_open())
+        let is_heard = self.look().lets_through(to, from);
+        self.connected(from, to).filter(|shared| is_heard && shared.is_open())
     }
 
-    /// The node `to`, unless one of the two is isolated.
+    /// The node `to`, if a message from `from` gets there.
     fn connected(&self, from: NodeId, to: NodeId) -> Option<Arc<Shared>> {
-        let net = self.net.read().unwrap_or_else(PoisonError::into_inner);
-        if net.isolated.contains(&from) || net.isolated.contains(&to) {
-            return None;
-        }
-        net.nodes.get(&to)?.upgrade()
+        let net = self.look();
+        if net.lets_through(from, to) { net.nodes.get(&to)?.upgrade() } else { None }
+    }
+
+    /// Offers a snapshot; the connection may break at any chunk.
+    pub(crate) async fn offer_snapshot(
+        &self,
+        from: NodeId,
+        to: NodeId,
+        offer: SnapshotOffer,
+    ) -> Result<SnapshotAnswer, String> {
+        let Some(receiver) = self.reach(from, to) else { return Err(unreachable(to)) };
+        Ok(match receiver.take_snapshot(offer).await? {
+            SnapshotAnswer::Accepted(sink) => {
+                SnapshotAnswer::Accepted(Box::new(Line { router: self.clone(), from, to, sink }))
+            }
+            held => held,
+        })
     }
 
     pub(crate) fn send(&self, from: NodeId, to: NodeId, message: Message) {
+        #[cfg(feature = "testing")]
+        if let Some(weather) = self.look().weather.clone() {
+            return weather.carry(self, from, to, message);
+        }
+        self.deliver(from, to, message);
+    }
+
+    /// Hands a message over now.
+    pub(crate) fn deliver(&self, from: NodeId, to: NodeId, message: Message) {
         // A node that takes no calls any more still hands leadership over: its inbox says when it has ended.
         if self.connected(from, to).is_some_and(|receiver| receiver.inbox.deliver(from, message)) {
             return;
@@ -64,6 +129,41 @@ impl LocalRouter {
         if let Some(sender) = self.connected(from, from) {
             sender.inbox.complete(Input::Unreachable { to });
         }
+    }
+}
+
+fn unreachable(node: NodeId) -> String {
+    format!("node {node} cannot be reached")
+}
+
+/// The way of a snapshot's chunks.
+struct Line {
+    router: LocalRouter,
+    from: NodeId,
+    to: NodeId,
+    sink: Box<dyn SnapshotSink>,
+}
+
+impl Line {
+    fn check(&self) -> Result<(), String> {
+        self.router.reach(self.from, self.to).map(|_| ()).ok_or_else(|| unreachable(self.to))
+    }
+}
+
+#[async_trait]
+impl SnapshotSink for Line {
+    fn offset(&self) -> u64 {
+        self.sink.offset()
+    }
+
+    async fn write(&mut self, offset: u64, chunk: Bytes) -> Result<(), String> {
+        self.check()?;
+        self.sink.write(offset, chunk).await
+    }
+
+    async fn finish(self: Box<Self>) -> Result<Option<LogId>, String> {
+        self.check()?;
+        self.sink.finish().await
     }
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use d_engine_core::WatchSink;
 use d_engine_net::{
     ClientError, Connection, NodeService, NodeStatus, Operated, Operation, PeerEvent, PeerSink, Peers, ReadMode, Reply,
-    Result, SnapshotAnswer, SnapshotOffer, serve,
+    Result, SnapshotAnswer, SnapshotOffer, SnapshotSource, serve,
 };
 use d_engine_raft::{Input, NodeId};
 use tokio::net::TcpListener;
@@ -181,5 +181,9 @@ impl NodeService for Service {
 
     async fn take_snapshot(&self, offer: SnapshotOffer) -> Result<SnapshotAnswer, String> {
         self.shared().map_err(|error| error.to_string())?.take_snapshot(offer).await
+    }
+
+    async fn fetch_snapshot(&self, local: bool) -> Result<Box<dyn SnapshotSource>> {
+        self.shared()?.fetch_snapshot(local).await
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use d_engine_core::LogId;
-use d_engine_net::{ClientError, KeyValue, NodeStatus, Operated, Operation, ReadMode, Reply, Result};
+use d_engine_net::{ClientError, KeyValue, NodeStatus, Operated, Operation, ReadMode, Reply, Result, SnapshotSource};
 use d_engine_raft::NodeId;
 use tokio::sync::watch;
 
@@ -118,11 +118,12 @@ impl Node {
     /// Adds the node at `address` to the cluster: first without a vote, and with one as soon as it has caught up, as long
     /// as the leader stays the same. Answers once it is a member; [`status`](Node::status) of the leader shows how far it is.
     ///
-    /// The node must run and wait to be added ([`NodeConfig::join`](crate::NodeConfig::join)), or have been a member before.
+    /// The node must run and wait to be added ([`NodeConfig::join`](crate::NodeConfig::join)), or have been a member before. One
+    /// that is a member with this address and its present directory stays as it is.
     ///
     /// # Errors
     /// `Rejected` with a [`MembershipError`](crate::MembershipError): nothing has changed.
-    /// [`ClientError::Unknown`] if the change may have been made.
+    /// [`ClientError::Unknown`] if the change may have been made: ask again, and what has been done is answered as done.
     pub async fn add_learner(&self, node: NodeId, address: impl Into<String>) -> Result<Operated> {
         self.operate(Operation::AddLearner { node, address: address.into(), promote: true }).await
     }
@@ -135,7 +136,7 @@ impl Node {
         self.operate(Operation::Promote { node }).await
     }
 
-    /// Removes a member. It is told, and serves no more.
+    /// Removes a member. It is told, and serves no more. For a node that is no member there is nothing to do.
     ///
     /// # Errors
     /// As [`add_learner`](Node::add_learner); refused if the voters that are left could not decide anything.
@@ -144,7 +145,7 @@ impl Node {
     }
 
     /// Takes the member `old`, dead or wiped, out and the node at `address` in, in one step; the new one votes once it has
-    /// caught up. With the same id for both, a wiped directory comes back.
+    /// caught up. With the same id for both, a wiped directory comes back. Nothing is left to do if that has happened already.
     ///
     /// # Errors
     /// As [`remove`](Node::remove).
@@ -178,6 +179,16 @@ impl Node {
         self.shared.snapshot().await
     }
 
+    /// Makes a snapshot of this node's state, to be kept elsewhere: [`archive::save`](crate::archive::save) writes it into a
+    /// file. Without `local` it includes every write that was answered before the call; with it, the state is this node's as
+    /// it is, which needs no quorum.
+    ///
+    /// # Errors
+    /// [`ClientError::Unavailable`] if it could not be made, or a leader with a quorum is needed and not known.
+    pub async fn fetch_snapshot(&self, local: bool) -> Result<Box<dyn SnapshotSource>> {
+        self.shared.fetch_snapshot(local).await
+    }
+
     /// Waits until the node can serve: a leader is known and confirmed, and everything committed by then is applied here.
     ///
     /// # Errors
@@ -198,6 +209,15 @@ impl Node {
             Ok(Ok(())) => Ok(()),
             Ok(Err(why)) => Err(StartupError::NotReady { why }),
             Err(_) => Err(StartupError::NotReady { why: self.shared.situation() }),
+        }
+    }
+
+    /// Ends the node as kill -9 would. Calls under way are told as by [`shutdown`](Node::shutdown).
+    #[cfg(feature = "testing")]
+    pub(crate) async fn kill(&self) -> Result<(), StartupError> {
+        match self.ending.kill().await {
+            hanging if hanging.is_empty() => Ok(()),
+            hanging => Err(StartupError::StillRunning { threads: hanging.join(", ") }),
         }
     }
 

@@ -91,24 +91,18 @@ impl Shared {
                 self.follow_learner(&done, promote, node, incarnation);
                 Ok(done)
             }
-            Operation::Promote { node } => {
-                let promoted = self.change(Change::Promote { node }, deadline).await;
-                match promoted {
-                    // It has been promoted meanwhile, by the leader itself perhaps.
-                    Err(ClientError::Rejected { why: Reason::Membership(MembershipError::NoChange) }) => {
-                        Ok(Attempt::Done(Operated::default()))
-                    }
-                    promoted => promoted,
-                }
-            }
+            Operation::Promote { node } => self.change(Change::Promote { node }, deadline).await,
             Operation::Remove { node } => {
                 check_quorum_without(node, &status, self.silence_max())?;
                 self.change(Change::Remove { node }, deadline).await
             }
             Operation::Replace { old, node, address, promote } => {
-                check_quorum_without(old, &status, self.silence_max())?;
                 let Candidate { incarnation } = self.probe(node, &address, &status, Some(old)).await?;
-                let done = self.change(Change::Replace { old, node, incarnation, address }, deadline).await?;
+                let replace = Change::Replace { old, node, incarnation, address };
+                if !replace.is_done_in(&status.membership) {
+                    check_quorum_without(old, &status, self.silence_max())?;
+                }
+                let done = self.change(replace, deadline).await?;
                 self.follow_learner(&done, promote, node, incarnation);
                 Ok(done)
             }
@@ -128,11 +122,15 @@ impl Shared {
 
     async fn change(&self, change: Change, deadline: Instant) -> Result<Attempt<Operated>> {
         let node = subject(&change);
+        let term = self.published.status().term;
         let answer = self.inbox_open()?.change(change).map_err(refused)?;
         match tokio::time::timeout_at(deadline, answer).await {
             Ok(Ok(Ok(index))) => Ok(Attempt::Done(Operated::new(index))),
             Ok(Ok(Err(Refusal::Rejected(Rejection::NotLeader { .. })))) => Ok(Attempt::NotLeader),
             Ok(Ok(Err(Refusal::Rejected(Rejection::Change(ChangeError::LeaderIsNew))))) => Ok(Attempt::NotLeader),
+            Ok(Ok(Err(Refusal::Rejected(Rejection::Change(ChangeError::NoChange { index }))))) => {
+                self.done_already(index, term).await
+            }
             Ok(Ok(Err(Refusal::Rejected(Rejection::Change(error))))) => Err(membership_error(node, error).into()),
             Ok(Ok(Err(Refusal::Rejected(rejection)))) => Err(rejected(rejection)),
             Ok(Ok(Err(Refusal::Unknown(why)))) => {
@@ -142,6 +140,15 @@ impl Shared {
             // Taken in and not answered: it may be in the log.
             Ok(Ok(Err(Refusal::Stopping)) | Err(_)) | Err(_) => Err(ClientError::Unknown),
         }
+    }
+
+    /// The membership of entry `index` was as asked for when this node led in `term`, or an earlier one. A leader that has
+    /// been deposed without knowing says that too: only a round in the same term proves that no other leader has changed it.
+    async fn done_already(&self, index: u64, term: u64) -> Result<Attempt<Operated>> {
+        self.confirm_read(false).await?;
+        let status = self.published.status();
+        let has_led = status.leader == Some(status.node) && status.term == term;
+        Ok(if has_led { Attempt::Done(Operated::new(index)) } else { Attempt::NotLeader })
     }
 
     /// Hands leadership over to `to`, if this node leads.
@@ -182,9 +189,9 @@ impl Shared {
         }
         let member = status.membership.member(node).filter(|_| leaving != Some(node));
         match member {
-            Some(member) if member.incarnation == found.incarnation => Err(MembershipError::AlreadyMember { node }),
-            Some(_) => Err(MembershipError::OtherDirectory { node }),
-            None => Ok(Candidate { incarnation: found.incarnation }),
+            Some(member) if member.incarnation != found.incarnation => Err(MembershipError::OtherDirectory { node }),
+            // A member that is as asked for is for the driver to see: it knows what has committed.
+            _ => Ok(Candidate { incarnation: found.incarnation }),
         }
     }
 
@@ -207,9 +214,9 @@ impl Shared {
         }
     }
 
-    /// Lets a learner vote once it has caught up, as long as this node leads.
+    /// Lets a learner vote once it has caught up, as long as this node leads. Asked for again, it goes on as before.
     fn follow_learner(self: &Arc<Self>, added: &Attempt<Operated>, wanted: bool, node: NodeId, incarnation: u128) {
-        if !wanted || !matches!(added, Attempt::Done(_)) {
+        if !wanted || !matches!(added, Attempt::Done(_)) || !self.begin_to_follow(node, incarnation) {
             return;
         }
         let shared = Arc::downgrade(self);
@@ -218,7 +225,7 @@ impl Shared {
                 tokio::time::sleep(LOOK).await;
                 let Some(shared) = shared.upgrade().filter(|shared| shared.is_open()) else { return };
                 if !shared.goes_on_with_learner(node, incarnation).await {
-                    return;
+                    return shared.cease_to_follow(node, incarnation);
                 }
             }
         });
@@ -243,7 +250,8 @@ impl Shared {
                 tracing::info!(node, index = done.index, "the learner has caught up and votes now");
                 false
             }
-            Ok(Attempt::NotLeader) | Err(ClientError::Busy | ClientError::Unknown) => true,
+            Ok(Attempt::NotLeader) => true,
+            Err(ClientError::Busy | ClientError::Unknown | ClientError::Unavailable { .. }) => true,
             Err(error) if is_passing(&error) || is_not_caught_up(&error) => true,
             Err(error) => {
                 tracing::warn!(node, %error, "the learner is not promoted");
@@ -286,7 +294,7 @@ fn membership_error(node: NodeId, error: ChangeError) -> MembershipError {
         ChangeError::TooOld { node, offers, needs } => {
             MembershipError::TooOld { node, offers: offers.into(), needs: needs.into() }
         }
-        // A leader that is new is waited for before.
+        // A leader that is new is waited for before, and what has been done already is answered.
         _ => MembershipError::NoChange,
     }
 }
@@ -306,9 +314,6 @@ fn is_not_caught_up(error: &ClientError) -> bool {
 
 /// Refuses to take a voter away if those that are left could not decide anything.
 fn check_quorum_without(node: NodeId, status: &Status, silence_max: Duration) -> Result<(), MembershipError> {
-    if status.membership.member(node).is_none() {
-        return Err(MembershipError::UnknownMember { node });
-    }
     if !status.membership.is_voter(node) {
         return Ok(());
     }

@@ -1,6 +1,6 @@
 //! A node's place in its cluster: asking to be added, noticing that it was removed, following addresses that change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
@@ -22,6 +22,8 @@ pub(crate) struct PlaceInCluster {
     not_added: Option<String>,
     /// Addresses that peers have set for others to use, with their data directories.
     said: BTreeMap<NodeId, (u128, String)>,
+    /// Learners, with their data directories, that this node promotes once they have caught up.
+    followed: BTreeSet<(NodeId, u128)>,
 }
 
 impl Shared {
@@ -53,6 +55,15 @@ impl Shared {
     /// A peer has said where it wants to be reached.
     pub(crate) fn note_address(&self, node: NodeId, incarnation: u128, address: String) {
         self.in_cluster(|place| place.said.insert(node, (incarnation, address)));
+    }
+
+    /// Whether nobody followed this learner before.
+    pub(crate) fn begin_to_follow(&self, node: NodeId, incarnation: u128) -> bool {
+        self.in_cluster(|place| place.followed.insert((node, incarnation)))
+    }
+
+    pub(crate) fn cease_to_follow(&self, node: NodeId, incarnation: u128) {
+        self.in_cluster(|place| place.followed.remove(&(node, incarnation)));
     }
 
     /// Starts what looks after the node's place.
@@ -151,8 +162,8 @@ async fn join(shared: Weak<Shared>, address: String, every: Duration) {
             promote: true,
         };
         let deadline = tokio::time::Instant::now() + shared.config.request_timeout();
-        let asked = connection.operate(operation, false, deadline).await;
-        let why = asked.err().filter(|error| !is_added(error));
+        // Asked for again until the leader's welcome has arrived.
+        let why = connection.operate(operation, false, deadline).await.err();
         if let Some(error) = &why {
             tracing::warn!(node = shared.id(), address, %error, "this node is not added yet");
         }
@@ -161,11 +172,4 @@ async fn join(shared: Weak<Shared>, address: String, every: Duration) {
         drop(shared);
         tokio::time::sleep(every).await;
     }
-}
-
-/// An earlier request has done it: the leader's welcome is on its way.
-#[cfg(feature = "server")]
-fn is_added(error: &d_engine_net::ClientError) -> bool {
-    use d_engine_net::{ClientError, MembershipError, Reason};
-    matches!(error, ClientError::Rejected { why: Reason::Membership(MembershipError::AlreadyMember { .. }) })
 }

@@ -144,7 +144,7 @@ fn label(restored: &Restored) -> Label {
 }
 
 /// Random numbers of this start, from the operating system.
-fn boot() -> Result<Boot, StartupError> {
+pub(crate) fn boot() -> Result<Boot, StartupError> {
     let random = || {
         getrandom::u64()
             .map_err(|error| StartupError::system("asking the system for random numbers")(std::io::Error::other(error)))

@@ -11,7 +11,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use d_engine_core::LogId;
-use d_engine_net::{SNAPSHOT_CHUNK_LEN_MAX, SnapshotAnswer, SnapshotOffer, SnapshotSink, TransferProgress};
+use d_engine_net::{
+    ClientError, SNAPSHOT_CHUNK_LEN_MAX, SnapshotAnswer, SnapshotHead, SnapshotOffer, SnapshotSink, SnapshotSource,
+    TransferProgress,
+};
 use d_engine_raft::{Input, NodeId};
 use tokio::time::Instant;
 
@@ -47,30 +50,62 @@ impl Sending {
     }
 
     async fn send(&self) -> Result<Option<LogId>, String> {
-        let store = Arc::clone(&self.store);
-        let newest = blocking(move || store.open_newest().map_err(|error| error.to_string())).await?;
-        let Some((record, mut file)) = newest else { return Err("this node has no snapshot".into()) };
+        let Some((record, file)) = open_newest(&self.store).await? else {
+            return Err("this node has no snapshot".into());
+        };
         let Record { metadata, digest } = Record::clone(&record);
-        let size = metadata.size;
+        let total = metadata.size;
         let offer = SnapshotOffer { from: self.node, term: self.term, metadata, digest };
         let mut sink = match self.wire.offer_snapshot(self.to, offer).await? {
             SnapshotAnswer::Held(id) => return Ok(Some(id)),
             SnapshotAnswer::Accepted(sink) => sink,
         };
-        let first = sink.offset().min(size);
-        tracing::info!(node = self.node, to = self.to, index = record.at().index, size, first, "sending a snapshot");
-        let (mut offset, since) = (first, Instant::now());
-        while offset < size {
-            self.published.note_transfer(self.to, Some(TransferProgress { done: offset, total: size }));
-            let (chunk, back) = read_chunk(file, offset, size).await?;
-            file = back;
-            let len = chunk.len() as u64;
-            sink.write(offset, chunk).await?;
-            offset += len;
-            tokio::time::sleep_until(since + self.time_for(offset - first)).await;
+        let mut chunks = Chunks::new(file, sink.offset().min(total), total, self.bytes_per_s);
+        let first = chunks.offset;
+        tracing::info!(node = self.node, to = self.to, index = record.at().index, total, first, "sending a snapshot");
+        loop {
+            let done = chunks.offset;
+            self.published.note_transfer(self.to, Some(TransferProgress { done, total }));
+            let Some(chunk) = chunks.next().await? else { break };
+            sink.write(done, chunk).await?;
         }
-        self.published.note_transfer(self.to, Some(TransferProgress { done: size, total: size }));
         sink.finish().await
+    }
+}
+
+async fn open_newest(store: &Arc<SnapshotStore>) -> Result<Option<(Arc<Record>, File)>, String> {
+    let store = Arc::clone(store);
+    blocking(move || store.open_newest().map_err(|error| error.to_string())).await
+}
+
+/// A snapshot's file, read chunk by chunk, no faster than so many bytes per second.
+struct Chunks {
+    /// Away while it is read.
+    file: Option<File>,
+    first: u64,
+    offset: u64,
+    size: u64,
+    bytes_per_s: u64,
+    since: Instant,
+}
+
+impl Chunks {
+    fn new(file: File, first: u64, size: u64, bytes_per_s: u64) -> Self {
+        Self { file: Some(file), first, offset: first, size, bytes_per_s, since: Instant::now() }
+    }
+
+    /// The next chunk, once it is its time; `None` at the end. Not to be called again after an error, nor after its
+    /// future was dropped.
+    async fn next(&mut self) -> Result<Option<Bytes>, String> {
+        if self.offset >= self.size {
+            return Ok(None);
+        }
+        tokio::time::sleep_until(self.since + self.time_for(self.offset - self.first)).await;
+        let file = self.file.take().ok_or("the file of the snapshot is not open any more")?;
+        let (chunk, file) = read_chunk(file, self.offset, self.size).await?;
+        self.file = Some(file);
+        self.offset += chunk.len() as u64;
+        Ok(Some(chunk))
     }
 
     fn time_for(&self, bytes: u64) -> Duration {
@@ -94,7 +129,43 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + 
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err("the work was cut off".into()))
 }
 
+/// This node's newest snapshot on its way to whoever keeps it.
+struct Fetched {
+    head: SnapshotHead,
+    chunks: Chunks,
+}
+
+#[async_trait]
+impl SnapshotSource for Fetched {
+    fn head(&self) -> SnapshotHead {
+        self.head.clone()
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, String> {
+        self.chunks.next().await
+    }
+}
+
+/// A node's snapshot for whoever keeps it, no faster than so many bytes per second.
+pub(crate) fn fetched(node: NodeId, record: &Record, file: File, bytes_per_s: u64) -> Box<dyn SnapshotSource> {
+    let Record { metadata, digest } = record.clone();
+    let chunks = Chunks::new(file, 0, metadata.size, bytes_per_s);
+    Box::new(Fetched { head: SnapshotHead { node, metadata, digest }, chunks })
+}
+
 impl Shared {
+    /// Makes a snapshot of this node's state for whoever keeps it. Without `local` it includes every write that was
+    /// answered before the call.
+    pub(crate) async fn fetch_snapshot(&self, local: bool) -> Result<Box<dyn SnapshotSource>, ClientError> {
+        if !local {
+            self.confirm_read(false).await?;
+        }
+        self.snapshot().await?;
+        let newest = open_newest(&self.snapshots).await.map_err(ClientError::unavailable)?;
+        let (record, file) = newest.ok_or_else(|| ClientError::unavailable("the snapshot was removed at once"))?;
+        Ok(fetched(self.id(), &record, file, self.config.snapshot.transfer_bytes_per_s))
+    }
+
     /// A leader offers a snapshot.
     pub(crate) async fn take_snapshot(self: &Arc<Self>, offer: SnapshotOffer) -> Result<SnapshotAnswer, String> {
         if !self.is_open() || self.published.failure().is_some() {

@@ -8,7 +8,7 @@ use d_engine_file::{FileKvStore, FileStorageEngine, FileStorageOptions};
 use d_engine_kv::KvStateMachine;
 use tokio::sync::watch;
 
-use crate::{Node, NodeBuilder, NodeConfig, StartupError};
+use crate::{Node, NodeBuilder, NodeConfig, NodeStores, StartupError};
 
 /// How long the one node of its cluster may take until it can serve.
 const READY: Duration = Duration::from_secs(30);
@@ -33,11 +33,25 @@ pub async fn start(dir: impl Into<PathBuf>) -> Result<Node, StartupError> {
 /// The configuration contradicts itself, or the directory is in use or damaged.
 pub async fn open(config: NodeConfig, shutdown: watch::Receiver<()>) -> Result<NodeBuilder, StartupError> {
     config.check()?;
+    // Before anything in it is opened, which changes it.
+    crate::marker::check(&config.node.data_dir)?;
     let (dir, storage) = (config.node.data_dir.clone(), config.storage.clone());
+    let compression = config.snapshot.compression;
     let (engine, machine) = tokio::task::spawn_blocking(move || open_stores(&dir, &storage))
         .await
         .map_err(|error| StartupError::system("opening the data directory")(std::io::Error::other(error)))??;
+    let machine = machine.with_snapshot_compression(compression.into());
     Ok(NodeBuilder::new(config, shutdown).storage_engine(Arc::new(engine)).state_machine(Arc::new(machine)))
+}
+
+/// The stores of a data directory as [`open`] has them, for [`restore`](crate::restore()) and [`Survivor`](crate::Survivor).
+///
+/// # Errors
+/// The directory is in use or damaged.
+pub fn file_stores(dir: &Path) -> Result<NodeStores, d_engine_core::Error> {
+    let engine = FileStorageEngine::open(dir.join("log"))?;
+    let machine = KvStateMachine::new(FileKvStore::open(dir.join("kv"))?)?;
+    Ok(NodeStores::new(Arc::new(engine), Arc::new(machine)))
 }
 
 fn open_stores(

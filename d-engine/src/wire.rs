@@ -31,10 +31,7 @@ impl Wire {
     pub(crate) async fn offer_snapshot(&self, to: NodeId, offer: SnapshotOffer) -> Result<SnapshotAnswer, String> {
         match self {
             Self::Nowhere => Err("this node has no network".into()),
-            Self::InProcess { from, router } => match router.reach(*from, to) {
-                Some(receiver) => receiver.take_snapshot(offer).await,
-                None => Err(format!("node {to} cannot be reached")),
-            },
+            Self::InProcess { from, router } => router.offer_snapshot(*from, to, offer).await,
             #[cfg(feature = "server")]
             Self::Network { peers, .. } => peers.offer_snapshot(to, offer).await,
         }

@@ -167,9 +167,9 @@ async fn what_cannot_be_added_or_removed_is_refused_with_the_arithmetic() {
     let mut cluster = Cluster::alone().await;
     let one = cluster.nodes[&1].clone();
     assert_eq!(refusal(one.remove(1).await), MembershipError::LastVoter { node: 1 });
-    assert_eq!(refusal(one.remove(9).await), MembershipError::UnknownMember { node: 9 });
+    assert_eq!(refusal(one.promote(9).await), MembershipError::UnknownMember { node: 9 });
     assert!(matches!(refusal(one.add_learner(2, address(2)).await), MembershipError::Unreachable { node: 2, .. }));
-    assert_eq!(refusal(one.add_learner(1, address(1)).await), MembershipError::AlreadyMember { node: 1 });
+    assert_eq!(refusal(one.add_learner(1, "elsewhere:1").await), MembershipError::AlreadyMember { node: 1 });
     let stranger = cluster.start(config(4)).await;
     stranger.wait_ready(WITHIN).await.unwrap();
     assert!(matches!(refusal(one.add_learner(4, address(4)).await), MembershipError::OtherCluster { node: 4, .. }));
@@ -282,6 +282,52 @@ async fn leadership_moves_under_load_and_no_acknowledged_write_is_lost() {
         matches!(&stays, MembershipError::NotTransferred { node: 7, why } if why.contains("not a voter")),
         "{stays}"
     );
+}
+
+/// Whoever did not hear the answer asks again, at whatever node, and finds it done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_was_made_already_is_answered_as_done() {
+    let mut cluster = Cluster::of_three().await;
+    let before = cluster.leader().await.status().members;
+    for id in 1..=3 {
+        let node = cluster.nodes[&id].clone();
+        let voter = eventually(|| node.add_learner(2, address(2))).await;
+        assert!(voter.index > 0, "the index of the membership as it is");
+        for again in [node.promote(3).await, node.remove(9).await, node.replace(9, 3, address(3)).await] {
+            assert_eq!(again.unwrap(), voter, "nothing was appended");
+        }
+    }
+    assert_eq!(cluster.leader().await.status().members.len(), before.len());
+
+    // Removed and replaced by nodes of other ids, twice each.
+    let leader = cluster.leader().await;
+    let mut others = (1..=3).filter(|id| *id != leader.id());
+    let (removed, replaced) = (others.next().unwrap(), others.next().unwrap());
+    cluster.newcomer(4).await;
+    let first = leader.replace(replaced, 4, address(4)).await.unwrap();
+    let is_voter = || leader.status().members.iter().any(|member| member.node == 4 && member.kind == "voter");
+    until("the learner is promoted", is_voter).await;
+    let promoted = leader.replace(replaced, 4, address(4)).await.unwrap();
+    assert!(promoted.index > first.index, "the promotion changed it last");
+    let gone = leader.remove(removed).await.unwrap();
+    assert_eq!(leader.remove(removed).await.unwrap(), gone);
+    // The same directory comes again under another address, or another directory under the same.
+    let elsewhere = refusal(leader.add_learner(4, "elsewhere:4").await);
+    assert_eq!(elsewhere, MembershipError::AlreadyMember { node: 4 });
+    cluster.nodes.remove(&4).unwrap().shutdown().await.unwrap();
+    cluster.newcomer(4).await;
+    assert_eq!(refusal(leader.add_learner(4, address(4)).await), MembershipError::OtherDirectory { node: 4 });
+}
+
+/// A leader that was deposed without knowing must not answer from the membership of its day.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_isolated_leader_does_not_say_that_a_change_is_done() {
+    let cluster = Cluster::of_three().await;
+    let leader = cluster.leader().await;
+    cluster.router.isolate(leader.id());
+    let other = (1..=3).find(|id| *id != leader.id()).unwrap();
+    let error = leader.promote(other).await.unwrap_err();
+    assert!(matches!(error, ClientError::Unavailable { .. }), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod gate;
+pub(crate) mod kv;
 mod machine;
 pub(crate) mod peers;
 mod report;
@@ -41,7 +42,7 @@ const RUN_LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// What to measure and how to say it.
 #[derive(clap::Args)]
-pub(crate) struct Storage {
+pub(crate) struct Measured {
     /// Prints JSON instead of the tables
     #[arg(long)]
     json: bool,
@@ -57,9 +58,18 @@ pub(crate) struct Storage {
 }
 
 /// Measures storage.
-pub(crate) fn storage(arguments: &Storage) -> Result<(), Failed> {
-    let places = Places::new(arguments.dir.as_deref(), "bench-storage").map_err(Failed::Because)?;
-    let measured = places.measure(arguments.force);
+pub(crate) fn storage(arguments: &Measured) -> Result<(), Failed> {
+    in_scratch("storage", arguments, Places::measure)
+}
+
+/// Measures in a directory that goes at the end, and tells what was found.
+fn in_scratch(
+    name: &str,
+    arguments: &Measured,
+    measure: impl FnOnce(&Places, bool) -> Result<Report, String>,
+) -> Result<(), Failed> {
+    let places = Places::new(name, arguments.dir.as_deref()).map_err(Failed::Because)?;
+    let measured = measure(&places, arguments.force);
     places.remove();
     let report = measured.map_err(Failed::Because)?;
     if let Some(path) = &arguments.report {
@@ -85,13 +95,13 @@ struct Places {
 }
 
 impl Places {
-    /// `logs` names the directory of what the builds and programs say, below the target directory.
-    fn new(dir: Option<&Path>, logs: &str) -> Result<Self, String> {
+    /// `name` says whose logs of builds and programs these are, below the target directory.
+    fn new(name: &str, dir: Option<&Path>) -> Result<Self, String> {
         let target = target()?;
         let parent = dir.unwrap_or(&target);
         remove_leftovers(parent);
         let scratch = parent.join(format!("{SCRATCH}{}", std::process::id()));
-        let places = Self { scratch, logs: target.join(logs), peers_target: target.join("peers") };
+        let places = Self { scratch, logs: target.join(format!("bench-{name}")), peers_target: target.join("peers") };
         // What criterion found another time is no result of this one.
         let _ = fs::remove_dir_all(&places.logs);
         for made in [&places.scratch, &places.logs] {
@@ -154,8 +164,8 @@ impl Places {
     }
 
     fn build(&self, package: &str, bench: &str) -> Result<(), String> {
-        let source = root().join(package).join("benches").join(format!("{bench}.rs"));
-        if !source.exists() {
+        let benches = root().join(package).join("benches");
+        if !benches.join(format!("{bench}.rs")).exists() && !benches.join(bench).is_dir() {
             return Err(format!("there is no {package}/benches/{bench}.rs"));
         }
         if package == ROCKSDB && !libclang::is_ready() {

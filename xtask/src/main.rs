@@ -93,7 +93,9 @@ enum Task {
 #[derive(Subcommand)]
 enum Bench {
     /// Storage: the logs beside the device and beside others, the key-value stores
-    Storage(bench::Storage),
+    Storage(bench::Measured),
+    /// The key-value state machine: applying, reads, watchers, leases, snapshots
+    Kv(bench::Measured),
     /// Three nodes under load, called in process
     Embedded(bench::cluster::Cluster),
     /// Three nodes under load, called through a client over gRPC
@@ -120,6 +122,7 @@ fn main() -> ExitCode {
         Task::Mutants { arguments } => raft_example("mutants", &[], &arguments),
         Task::Chaos { arguments } => chaos(&arguments),
         Task::Bench(Bench::Storage(arguments)) => bench::storage(&arguments),
+        Task::Bench(Bench::Kv(arguments)) => bench::kv::kv(&arguments),
         Task::Bench(Bench::Embedded(arguments)) => bench::cluster::cluster("embedded", &arguments),
         Task::Bench(Bench::Grpc(arguments)) => bench::cluster::cluster("grpc", &arguments),
         Task::Bench(Bench::Gate(arguments)) => bench::gate::gate(&arguments),

@@ -225,7 +225,7 @@ fn the_documents_name_every_crate() {
 
 #[test]
 fn the_snippets_of_the_readme_are_compiled() {
-    let places = ["examples/quick-start/src/main.rs", "d-engine/src/lib.rs"];
+    let places = ["examples/quick-start/src/main.rs", "d-engine/src/lib.rs", "d-engine/src/testing.rs"];
     let sources: Vec<String> = places
         .iter()
         .filter_map(|path| fs::read_to_string(root().join(path)).ok())

@@ -215,6 +215,11 @@ impl Cluster {
         Server::start(&self.data[id - 1], id as u64, &self.addresses[id - 1], &["--peers", &peers.join(",")])
     }
 
+    /// The data directory of the node with this id.
+    pub fn data(&self, id: usize) -> &Path {
+        &self.data[id - 1]
+    }
+
     pub fn run(&self, arguments: &[&str]) -> Ran {
         run(&[arguments, &["--endpoints", &self.addresses.join(",")]].concat())
     }

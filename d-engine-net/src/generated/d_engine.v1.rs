@@ -291,7 +291,8 @@ pub mod cluster_client {
             self.inner.unary(req, path, codec).await
         }
         /// Changes the membership, moves leadership, or makes a snapshot. Any node accepts the first two and passes them on to
-        /// the leader. The answer comes when the change has committed.
+        /// the leader. The answer comes when the change has committed. A change whose answer was lost may be asked for again:
+        /// what has been done already is answered as done.
         pub async fn operate(
             &mut self,
             request: impl tonic::IntoRequest<super::Operation>,
@@ -334,7 +335,8 @@ pub mod cluster_server {
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusResponse>, tonic::Status>;
         /// Changes the membership, moves leadership, or makes a snapshot. Any node accepts the first two and passes them on to
-        /// the leader. The answer comes when the change has committed.
+        /// the leader. The answer comes when the change has committed. A change whose answer was lost may be asked for again:
+        /// what has been done already is answered as done.
         async fn operate(
             &self,
             request: tonic::Request<super::Operation>,
@@ -4058,6 +4060,41 @@ pub mod snapshot_answer {
         Refused(::prost::alloc::string::String),
     }
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FetchSnapshot {
+    /// The node's state as it is, without asking the leader: it may lack writes that have been answered, but needs no quorum.
+    #[prost(bool, tag = "1")]
+    pub local: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FetchedSnapshot {
+    #[prost(oneof = "fetched_snapshot::Part", tags = "1, 2, 3")]
+    pub part: ::core::option::Option<fetched_snapshot::Part>,
+}
+/// Nested message and enum types in `FetchedSnapshot`.
+pub mod fetched_snapshot {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Part {
+        #[prost(message, tag = "1")]
+        Head(super::SnapshotHead),
+        #[prost(message, tag = "2")]
+        Chunk(super::SnapshotChunk),
+        #[prost(message, tag = "3")]
+        End(super::SnapshotEnd),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SnapshotHead {
+    /// The node whose state it is.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// What the node knows about the snapshot: SnapshotMetadata in d-engine-core has the bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub metadata: ::prost::bytes::Bytes,
+    /// SHA-256 of the file.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub digest: ::prost::bytes::Bytes,
+}
 /// Generated client implementations.
 pub mod snapshots_client {
     #![allow(
@@ -4069,7 +4106,8 @@ pub mod snapshots_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Snapshots from a leader to a replica that needs entries which are purged. Not for applications.
+    /// Snapshots: from a leader to a replica that needs entries which are purged, and from a node to whoever keeps a backup.
+    /// Send is not for applications.
     #[derive(Debug, Clone)]
     pub struct SnapshotsClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -4166,6 +4204,33 @@ pub mod snapshots_client {
                 .insert(GrpcMethod::new("d_engine.v1.Snapshots", "Send"));
             self.inner.streaming(req, path, codec).await
         }
+        /// A snapshot of the asked node's own state, made for this call unless there is one of this very state: a head, chunks in
+        /// order from byte 0, an end. Never forwarded. The stream is paced by the node (snapshot.transfer_bytes_per_s); use a
+        /// connection of its own. Whoever reads it verifies the whole against the head's digest.
+        pub async fn fetch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FetchSnapshot>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::FetchedSnapshot>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/d_engine.v1.Snapshots/Fetch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("d_engine.v1.Snapshots", "Fetch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -4194,8 +4259,22 @@ pub mod snapshots_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::SnapshotFrame>>,
         ) -> std::result::Result<tonic::Response<Self::SendStream>, tonic::Status>;
+        /// Server streaming response type for the Fetch method.
+        type FetchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::FetchedSnapshot, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// A snapshot of the asked node's own state, made for this call unless there is one of this very state: a head, chunks in
+        /// order from byte 0, an end. Never forwarded. The stream is paced by the node (snapshot.transfer_bytes_per_s); use a
+        /// connection of its own. Whoever reads it verifies the whole against the head's digest.
+        async fn fetch(
+            &self,
+            request: tonic::Request<super::FetchSnapshot>,
+        ) -> std::result::Result<tonic::Response<Self::FetchStream>, tonic::Status>;
     }
-    /// Snapshots from a leader to a replica that needs entries which are purged. Not for applications.
+    /// Snapshots: from a leader to a replica that needs entries which are purged, and from a node to whoever keeps a backup.
+    /// Send is not for applications.
     #[derive(Debug)]
     pub struct SnapshotsServer<T> {
         inner: Arc<T>,
@@ -4316,6 +4395,52 @@ pub mod snapshots_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/d_engine.v1.Snapshots/Fetch" => {
+                    #[allow(non_camel_case_types)]
+                    struct FetchSvc<T: Snapshots>(pub Arc<T>);
+                    impl<
+                        T: Snapshots,
+                    > tonic::server::ServerStreamingService<super::FetchSnapshot>
+                    for FetchSvc<T> {
+                        type Response = super::FetchedSnapshot;
+                        type ResponseStream = T::FetchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FetchSnapshot>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Snapshots>::fetch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FetchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

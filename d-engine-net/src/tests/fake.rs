@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use crate::peer::lock;
 use crate::{
     ClientError, Hello, MemberStatus, NodeService, NodeStatus, PeerSink, Peers, ReadMode, Reason, Reply, Result,
-    SnapshotAnswer, SnapshotOffer, SnapshotSink, TransferProgress, serve,
+    SnapshotAnswer, SnapshotHead, SnapshotOffer, SnapshotSink, SnapshotSource, TransferProgress, serve,
 };
 
 pub(super) const VALUE_LEN_MAX: usize = 1 << 20;
@@ -68,6 +68,27 @@ impl SnapshotSink for Pile {
 
     async fn finish(self: Box<Self>) -> Result<Option<LogId>, String> {
         Ok(Some(self.at))
+    }
+}
+
+/// A snapshot of six bytes that a fake node gives away, two at a time, as far as it has them.
+struct Given {
+    bytes: Bytes,
+}
+
+#[async_trait]
+impl SnapshotSource for Given {
+    fn head(&self) -> SnapshotHead {
+        let SnapshotOffer { metadata, digest, .. } = super::snapshots::offer();
+        SnapshotHead { node: 1, metadata, digest }
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, String> {
+        match self.bytes.len() {
+            0 => Ok(None),
+            1 => Err("the disk is broken".to_owned()),
+            _ => Ok(Some(self.bytes.split_to(2))),
+        }
     }
 }
 
@@ -286,6 +307,14 @@ impl NodeService for FakeNode {
             return Err("no place for it".to_owned());
         }
         Ok(SnapshotAnswer::Accepted(Box::new(Pile { bytes, at: offer.metadata.last_included })))
+    }
+
+    async fn fetch_snapshot(&self, local: bool) -> Result<Box<dyn SnapshotSource>> {
+        if !local {
+            return Err(ClientError::unavailable("no leader is known"));
+        }
+        let bytes = lock(&self.snapshot).clone().ok_or_else(|| ClientError::unavailable("nothing to give"))?;
+        Ok(Box::new(Given { bytes: bytes.into() }))
     }
 }
 

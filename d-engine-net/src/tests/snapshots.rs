@@ -1,15 +1,15 @@
-//! Snapshots from one node to another.
+//! Snapshots from one node to another, and to whoever keeps them.
 
 use bytes::Bytes;
 use d_engine_core::{ClusterSettings, LogId, Member, MemberKind, Membership, SnapshotChecksum, SnapshotMetadata};
 
 use super::fake::{FakeServer, facts};
 use crate::peer::lock;
-use crate::{Hello, SnapshotAnswer, SnapshotOffer, SnapshotSink, offer_snapshot};
+use crate::{Client, Download, Hello, SnapshotAnswer, SnapshotOffer, SnapshotSink, offer_snapshot};
 
 const AT: LogId = LogId { term: 3, index: 9 };
 
-fn offer() -> SnapshotOffer {
+pub(super) fn offer() -> SnapshotOffer {
     let members = vec![Member::new(1, 1001, "a:1", MemberKind::Voter)];
     let membership = Membership::new(facts(2).cluster, members, ClusterSettings::new(500, 500, 1));
     let metadata = SnapshotMetadata::new(AT, membership, SnapshotChecksum::new([1; 32]), 6);
@@ -64,4 +64,43 @@ async fn whoever_does_not_take_a_snapshot_says_why() {
     let address = server.address.clone();
     server.stop().await;
     assert!(offer_snapshot(&address, &facts(2), 1, offer()).await.is_err(), "nobody is there");
+}
+
+#[tokio::test]
+async fn a_snapshot_is_fetched_from_the_first_endpoint_that_gives_it() {
+    let server = FakeServer::start().await;
+    let fetch = async |local| Client::new(["127.0.0.1:1", &server.address]).unwrap().download_snapshot(local).await;
+    assert!(fetch(true).await.unwrap_err().to_string().contains("nothing to give"));
+    *lock(&server.node.snapshot) = Some(b"abcdef".to_vec());
+    assert!(fetch(false).await.unwrap_err().to_string().contains("no leader is known"));
+    let mut download = fetch(true).await.unwrap();
+    assert_eq!((download.head().node, &download.head().metadata), (1, &offer().metadata));
+    let mut bytes = Vec::new();
+    while let Some(chunk) = download.next().await.unwrap() {
+        bytes.extend_from_slice(&chunk);
+    }
+    assert_eq!(bytes, b"abcdef");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_fetch_of_the_wrong_length_or_that_breaks_off_never_ends_well() {
+    let server = FakeServer::start().await;
+    for (bytes, why) in [
+        (&b"abcd"[..], "ends after 4 of 6 bytes"),
+        (b"abcdefgh", "bytes 6 to 8 of a snapshot of 6 bytes"),
+        (b"abc", "the disk is broken"),
+    ] {
+        *lock(&server.node.snapshot) = Some(bytes.to_vec());
+        let mut download = Download::open(&server.address, true).await.unwrap();
+        let error = loop {
+            match download.next().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("{why}: it ended well"),
+                Err(error) => break error.to_string(),
+            }
+        };
+        assert!(error.contains(why), "{error}");
+    }
+    server.stop().await;
 }

@@ -286,10 +286,15 @@ fn a_member_replaced_under_the_same_id_inherits_no_acknowledgements() {
 fn changes_that_cannot_be_are_refused_in_words() {
     let mut node = leader_of(&membership(&[(1, Voter), (2, Learner)]));
     let words = |out: crate::node::Out| out.refusals().join("");
-    assert_eq!(words(node.change(1, Change::Remove { node: 9 })), "node 9 is no member");
+    assert_eq!(words(node.change(1, Change::Promote { node: 9 })), "node 9 is no member");
     assert_eq!(words(node.change(1, Change::SetVoters { voters: vec![1, 9] })), "node 9 is no member");
-    assert_eq!(words(node.change(1, learner(2))), "node 2 is a member already; remove or replace it first");
-    assert_eq!(words(node.change(1, Change::Promote { node: 1 })), "nothing to change");
+    let elsewhere = Change::AddLearner { node: 2, incarnation: incarnation(2), address: "elsewhere".into() };
+    let refused = "node 2 is a member already, but not as asked; remove or replace it first";
+    assert_eq!(words(node.change(1, elsewhere.clone())), refused);
+    let as_it_is = "nothing to change: the membership of entry 1 is as asked";
+    for done in [learner(2), Change::Promote { node: 1 }, Change::Remove { node: 9 }] {
+        assert_eq!(words(node.change(1, done)), as_it_is);
+    }
     let nobody = "no voter would be left; a cluster needs at least one";
     assert_eq!(words(node.change(1, Change::Remove { node: 1 })), nobody);
     assert_eq!(words(node.change(1, Change::SetVoters { voters: vec![] })), nobody);
@@ -299,7 +304,7 @@ fn changes_that_cannot_be_are_refused_in_words() {
     let out = follower.change(1, learner(4));
     assert_eq!(out.rejections(), [&Rejection::NotLeader { leader: None }]);
     assert!(matches!(
-        node.change(1, learner(2)).rejections()[..],
+        node.change(1, elsewhere).rejections()[..],
         [Rejection::Change(ChangeError::AlreadyMember { .. })]
     ));
     assert_eq!(node.status().last.index, 2, "nothing was appended");

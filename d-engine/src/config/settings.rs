@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use d_engine_raft::NodeId;
 
-use super::NodeConfig;
+use super::{Compression, NodeConfig};
 
 /// One key.
 pub(super) struct Setting {
@@ -55,6 +55,10 @@ impl Value {
             Self::Text(text) | Self::String(text) => Ok(text.clone()),
             other => Err(format!("must be a string, found {}", other.describe())),
         }
+    }
+
+    fn compression(&self) -> Result<Compression, String> {
+        self.string()?.parse()
     }
 
     fn path(&self) -> Result<PathBuf, String> {
@@ -180,6 +184,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting!(snapshot.kept, number, plain, "snapshots kept on disk"),
     setting!(snapshot.max_entries_behind, number, plain, "entries kept behind a snapshot for replicas that need them"),
     setting!(snapshot.transfer_bytes_per_s, number, plain, "bytes of a snapshot sent to one replica in a second"),
+    setting!(snapshot.compression, compression, plain, "how snapshots are stored: none or lz4"),
 ];
 
 /// The setting of a key.

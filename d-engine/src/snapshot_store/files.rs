@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use d_engine_core::snapshot::ChecksumWriter;
 use d_engine_core::{Error, LogId, Result, SnapshotChecksum, SnapshotMetadata, slot};
 
+use crate::durable::{io_error, sync_dir, sync_file};
+
 /// The snapshot itself, whatever the state machine called it.
 pub(super) const DATA: &str = "snapshot.bin";
 const METADATA: &str = "metadata.slots";
@@ -39,26 +41,6 @@ impl Record {
             bytes.split_first_chunk::<32>().ok_or_else(|| Error::corrupt("snapshot metadata: too short"))?;
         Ok(Self { metadata: SnapshotMetadata::decode(metadata)?, digest: SnapshotChecksum::new(*digest) })
     }
-}
-
-pub(super) fn io_error(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let doing = format!("{doing} {}", path.display());
-    move |source| match source.kind() {
-        io::ErrorKind::StorageFull => Error::NoSpace { doing },
-        _ => Error::io(doing, source),
-    }
-}
-
-/// Only Unix can, and needs to, sync a directory.
-pub(super) fn sync_dir(dir: &Path) -> Result<()> {
-    if !cfg!(unix) {
-        return Ok(());
-    }
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error("syncing", dir))
-}
-
-pub(super) fn sync_file(path: &Path) -> Result<()> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(io_error("syncing", path))
 }
 
 /// Writes the record into the snapshot's directory; durable on return, the directory's names too.

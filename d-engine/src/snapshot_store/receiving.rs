@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use d_engine_core::{Error, Result};
 
-use super::files::{self, DATA, Record, io_error};
+use super::files::{self, DATA, Record};
+use crate::durable::io_error;
 
 /// What has arrived of one snapshot. It stays when its sender goes, so that the next one may go on; a restart forgets it.
 pub(super) struct Receiving {

@@ -1,5 +1,5 @@
 //! The recipes while the real leader of the store is killed in the middle: over the wire, where it is `kill -9` of a process,
-//! and embedded, where the node falls silent and is dropped.
+//! and embedded, where `d_engine::testing::Cluster` does the same to a node of this process.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 

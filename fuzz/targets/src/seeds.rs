@@ -1,6 +1,6 @@
 //! The inputs that fuzzing begins with: small, of every kind that the formats have, always the same.
 
-use d_engine_core::snapshot::{SnapshotHeader, SnapshotWriter};
+use d_engine_core::snapshot::{SnapshotCompression, SnapshotHeader, SnapshotWriter};
 use d_engine_core::{
     ClusterSettings, Entry, EntryKind, HardState, Identity, LogId, Member, MemberKind, Membership, slot,
 };
@@ -98,6 +98,13 @@ fn snapshot() -> Vec<Vec<u8>> {
             seeds.push(writer.finish().expect("memory takes it").0);
         }
     }
+    let mut writer =
+        SnapshotWriter::new(Vec::new(), SnapshotHeader::new(LogId::new(2, 9), 4)).expect("memory takes it");
+    writer = writer.with_compression(SnapshotCompression::Lz4);
+    for key in 0..40_u8 {
+        writer.push(&[b'k', key], &[b'v'; 30]).expect("the keys ascend");
+    }
+    seeds.push(writer.finish().expect("memory takes it").0);
     let cut = seeds[7].len() / 2;
     seeds.push(seeds[7][..cut].to_vec());
     seeds

@@ -96,7 +96,7 @@ const TARGETS: &[(&str, &str, u64, Target)] = &[
 
 /// Measures all.
 pub(crate) fn peers(arguments: &PeersArguments) -> Result<(), Failed> {
-    let places = Places::new(arguments.dir.as_deref(), "bench-peers").map_err(Failed::Because)?;
+    let places = Places::new("peers", arguments.dir.as_deref()).map_err(Failed::Because)?;
     let found = measure(&places, arguments);
     places.remove();
     let found = found.map_err(Failed::Because)?;

@@ -43,6 +43,14 @@ const TARGETS: &[(&str, Target)] = &[
     ("kv-file/longest write beside a snapshot/1000000", Target::Longest(10e-3)),
 ];
 
+/// The same of the key-value state machine.
+const KV_TARGETS: &[(&str, Target)] = &[
+    ("kv-apply/mem, puts of 32 bytes, 100000 keys", Target::Rate(5e5)),
+    ("kv-apply/file, puts of 32 bytes, 100000 keys", Target::Rate(5e5)),
+    ("kv-apply/mem, transactions of 3 compares and 3 puts, 100000 keys", Target::Rate(1e5)),
+    ("kv-apply/file, transactions of 3 compares and 3 puts, 100000 keys", Target::Rate(1e5)),
+];
+
 /// Speed of the file log over that of another one: against, batch, at least.
 const RATIO_TARGETS: &[(&str, u64, f64)] = &[
     ("device", 1, 0.85),
@@ -74,12 +82,22 @@ struct Ratio {
     target: Option<f64>,
 }
 
+/// One figure that a benchmark has judged itself.
+struct Figure {
+    what: String,
+    value: f64,
+    unit: String,
+    least: Option<f64>,
+    most: Option<f64>,
+}
+
 /// Everything that was found.
 #[derive(Default)]
 pub(crate) struct Report {
     pub(crate) machine: Option<Machine>,
     rows: Vec<Row>,
     ratios: Vec<Ratio>,
+    figures: Vec<Figure>,
     peers: Vec<String>,
     skipped: Vec<String>,
 }
@@ -119,6 +137,18 @@ impl Report {
         }
     }
 
+    /// Adds a line of a benchmark that judges its figures itself.
+    pub(crate) fn add_figure(&mut self, found: &Value) {
+        let text = |name: &str| found[name].as_str().unwrap_or("?").to_string();
+        self.figures.push(Figure {
+            what: text("figure"),
+            value: number(&found["value"]),
+            unit: text("unit"),
+            least: found["least"].as_f64(),
+            most: found["most"].as_f64(),
+        });
+    }
+
     /// Adds what criterion has left in its directory, in the order of measuring.
     pub(crate) fn add_criterion(&mut self, home: &Path) -> Result<(), String> {
         let mut found = Vec::new();
@@ -131,7 +161,7 @@ impl Report {
         Ok(())
     }
 
-    fn tables(&self) -> [Table; 3] {
+    fn tables(&self) -> Vec<Table> {
         let facts = self.machine.iter().flat_map(Machine::facts).map(|(name, value)| vec![name.into(), value]);
         let rows = self.rows.iter().map(|row| {
             let target = row.target.map_or(String::new(), Target::text);
@@ -144,15 +174,23 @@ impl Report {
             let range = format!("{:.2}–{:.2}", ratio.lowest, ratio.highest);
             vec![ratio.what.clone(), format!("{:.2}", ratio.ratio), range, target, met(ratio.met())]
         });
-        [
+        let figures = self.figures.iter().map(|figure| {
+            let found = format!("{} {}", short(figure.value), figure.unit);
+            vec![figure.what.clone(), found, figure.target(), met(figure.met())]
+        });
+        let mut tables = vec![
             Table::new(&["machine", ""], facts),
             Table::new(&["what", "median", "rate", "target", "met?"], rows),
             Table::new(&["speed", "median", "rounds", "target", "met?"], ratios),
-        ]
+            Table::new(&["what", "found", "target", "met?"], figures),
+        ];
+        tables.retain(|table| !table.rows.is_empty());
+        tables
     }
 
     fn last_lines(&self) -> Vec<String> {
-        let all: Vec<Option<bool>> = self.rows.iter().map(Row::met).chain(self.ratios.iter().map(Ratio::met)).collect();
+        let (rows, ratios) = (self.rows.iter().map(Row::met), self.ratios.iter().map(Ratio::met));
+        let all: Vec<Option<bool>> = rows.chain(ratios).chain(self.figures.iter().map(Figure::met)).collect();
         let count = |wanted| all.iter().filter(|met| **met == Some(wanted)).count();
         let mut lines: Vec<String> = self.skipped.iter().map(|what| format!("skipped: {what}")).collect();
         if !self.peers.is_empty() {
@@ -163,12 +201,12 @@ impl Report {
     }
 
     pub(crate) fn text(&self) -> String {
-        let tables = self.tables().map(|table| table.text()).join("\n");
+        let tables = self.tables().iter().map(Table::text).collect::<Vec<_>>().join("\n");
         format!("{tables}\n{}\n", self.last_lines().join("\n"))
     }
 
     pub(crate) fn markdown(&self) -> String {
-        let tables = self.tables().map(|table| table.markdown()).join("\n");
+        let tables = self.tables().iter().map(Table::markdown).collect::<Vec<_>>().join("\n");
         let lines: Vec<String> = self.last_lines().iter().map(|line| format!("- {line}")).collect();
         format!("{tables}\n{}\n", lines.join("\n"))
     }
@@ -194,10 +232,20 @@ impl Report {
                 "met": ratio.met(),
             })
         });
+        let figures = self.figures.iter().map(|figure| {
+            json!({
+                "what": figure.what,
+                "value": figure.value,
+                "unit": figure.unit,
+                "target": figure.target(),
+                "met": figure.met(),
+            })
+        });
         json!({
             "machine": self.machine.as_ref().map(Machine::json),
             "rows": rows.collect::<Vec<_>>(),
             "ratios": ratios.collect::<Vec<_>>(),
+            "figures": figures.collect::<Vec<_>>(),
             "peers": self.peers,
             "skipped": self.skipped,
         })
@@ -210,6 +258,21 @@ impl Row {
             Target::Rate(least) => self.rate.map(|(rate, _)| rate >= least),
             Target::Median(most) => Some(self.median < most),
             Target::Longest(most) => self.longest.map(|longest| longest < most),
+        }
+    }
+}
+
+impl Figure {
+    fn met(&self) -> Option<bool> {
+        let least = self.least.map(|least| self.value >= least);
+        least.or(self.most.map(|most| self.value < most))
+    }
+
+    fn target(&self) -> String {
+        match (self.least, self.most) {
+            (Some(least), _) => format!("≥ {} {}", short(least), self.unit),
+            (_, Some(most)) => format!("< {} {}", short(most), self.unit),
+            _ => String::new(),
         }
     }
 }
@@ -261,7 +324,7 @@ fn criterion_row(dir: &Path) -> Result<Row, String> {
     let nanoseconds = estimates["median"]["point_estimate"].as_f64().ok_or("estimates.json has no median")?;
     let median = nanoseconds / 1e9;
     let rate = |name: &str, unit| Some((benchmark["throughput"][name].as_f64()? / median, unit));
-    let target = TARGETS.iter().find(|(name, _)| *name == what).map(|(_, target)| *target);
+    let target = TARGETS.iter().chain(KV_TARGETS).find(|(name, _)| *name == what).map(|(_, target)| *target);
     let pairs = sample["times"].as_array().into_iter().flatten().zip(sample["iters"].as_array().into_iter().flatten());
     let longest = pairs.map(|(time, iterations)| number(time) / number(iterations) / 1e9).reduce(f64::max);
     let longest = longest.filter(|_| matches!(target, Some(Target::Longest(_))));
@@ -275,6 +338,15 @@ pub(super) fn time(seconds: f64) -> String {
         s if s < 1e-3 => format!("{:.1} µs", s * 1e6),
         s if s < 1.0 => format!("{:.2} ms", s * 1e3),
         s => format!("{s:.2} s"),
+    }
+}
+
+/// A number with as many digits as say something.
+fn short(number: f64) -> String {
+    match number.abs() {
+        large if large >= 1_000.0 => thousands(number),
+        whole if whole.fract() == 0.0 => format!("{number:.0}"),
+        _ => format!("{number:.3}"),
     }
 }
 
@@ -376,6 +448,20 @@ mod tests {
         assert!(report.markdown().contains("skipped: log of another: no compiler"));
         assert!(report.text().contains("raft-engine 0.4.2"));
         assert_eq!(report.json()["ratios"][1]["met"], false);
+    }
+
+    #[test]
+    fn figures_that_were_judged_already_keep_their_targets() {
+        let mut report = Report::default();
+        let figure = |value: f64| json!({ "figure": "gets", "value": value, "unit": "×", "least": 1.8, "most": null });
+        report.add_figure(&figure(1.9));
+        report.add_figure(&figure(1.7));
+        report.add_figure(&json!({ "figure": "entries", "value": 1.0, "unit": "entries", "least": null, "most": 2.0 }));
+        report.add_figure(&json!({ "figure": "state", "value": 2.5, "unit": "MiB", "least": null, "most": null }));
+        let judged: Vec<_> = report.figures.iter().map(Figure::met).collect();
+        assert_eq!(judged, [Some(true), Some(false), Some(true), None]);
+        assert!(report.text().contains("2 targets met, 1 missed") && report.text().contains("< 2 entries"));
+        assert!(!report.text().contains("speed"), "no table without rows");
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(crate) struct Scale {
 pub(crate) fn scale(arguments: &Scale) -> Result<(), Failed> {
     let target = target().map_err(Failed::Because)?;
     cargo(&["build", "--release", "--locked", "-p", "cluster-bench", "--target-dir", &target.to_string_lossy()])?;
-    let places = Places::new(arguments.dir.as_deref(), "bench-scale").map_err(Failed::Because)?;
+    let places = Places::new("scale", arguments.dir.as_deref()).map_err(Failed::Because)?;
     let found = measure(&places, arguments, Command::new(target.join("release/cluster-bench")));
     places.remove();
     let (machine, found) = found.map_err(Failed::Because)?;

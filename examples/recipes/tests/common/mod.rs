@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use d_engine::{Client, KeyValue, LocalRouter, Node, NodeConfig};
+use d_engine::{Client, KeyValue};
 use three_nodes::processes::Processes;
 use tokio::time::timeout;
 
@@ -52,50 +52,33 @@ impl Cluster for OverTheWire {
 
 /// Nodes of this process.
 pub struct Embedded {
-    router: LocalRouter,
-    nodes: Vec<Node>,
+    nodes: d_engine::testing::Cluster,
     doomed: u64,
-    _stop: tokio::sync::watch::Sender<()>,
-    _data: tempfile::TempDir,
 }
 
 impl Embedded {
     pub async fn start() -> Self {
-        let data = tempfile::tempdir().unwrap();
-        let router = LocalRouter::new();
-        let (stop, shutdown) = tokio::sync::watch::channel(());
-        let peers = [(1, "one:1"), (2, "two:1"), (3, "three:1")];
-        let mut nodes = Vec::new();
-        for (id, _) in peers {
-            let config = NodeConfig::new(id, data.path().join(format!("n{id}"))).peers(peers);
-            let builder = d_engine::open(config, shutdown.clone()).await.unwrap();
-            nodes.push(builder.in_process(&router).start().await.unwrap());
-        }
-        for node in &nodes {
-            node.wait_ready(PATIENCE).await.unwrap();
-        }
-        let doomed = nodes[0].status().leader.unwrap();
-        Self { router, nodes, doomed, _stop: stop, _data: data }
+        let nodes = d_engine::testing::Cluster::start(3).await.unwrap();
+        let doomed = nodes.wait_for_leader().await.unwrap().id();
+        Self { nodes, doomed }
     }
 }
 
 #[async_trait]
 impl Cluster for Embedded {
     fn store(&self) -> KeyValue {
-        let survivor = self.nodes.iter().find(|node| node.id() != self.doomed).unwrap();
+        let nodes = self.nodes.nodes();
+        let survivor = nodes.iter().find(|node| node.id() != self.doomed).unwrap();
         (**survivor).clone()
     }
 
     async fn kill_leader(&mut self) {
-        let place = self.nodes.iter().position(|node| node.id() == self.doomed).unwrap();
+        let doomed = self.nodes.node(self.doomed).unwrap();
         // Leadership may have moved under load; who is killed must lead.
-        while !self.nodes[place].is_leader() {
-            let _ = self.nodes[(place + 1) % 3].transfer_leadership(self.doomed).await;
+        while !doomed.is_leader() {
+            let _ = doomed.transfer_leadership(self.doomed).await;
         }
-        // First the silence: a node that is dropped must not get a last word out.
-        self.router.isolate(self.doomed);
-        let dead = self.nodes.remove(place);
-        tokio::task::spawn_blocking(|| drop(dead)).await.unwrap();
+        self.nodes.kill(self.doomed).await.unwrap();
     }
 }
 
