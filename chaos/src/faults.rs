@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use d_engine_net::{Client, Digest, NodeStatus, Operation};
+use d_engine_net::{Client, ClientError, Digest, NodeStatus, Operation};
 use tokio::time::{sleep, timeout};
 
 use crate::network::{Cuts, Id, Network};
@@ -14,7 +14,7 @@ use crate::schedule::{Fault, Kind, Target};
 /// How long the cluster may take to serve again, or a replica to catch up, once nothing is wrong any more: generous, since
 /// the machine may be busy with other things.
 const PATIENCE: Duration = Duration::from_secs(90);
-const LOOK: Duration = Duration::from_millis(50);
+pub(crate) const LOOK: Duration = Duration::from_millis(50);
 
 pub(crate) struct Cluster {
     pub(crate) nodes: Nodes,
@@ -40,7 +40,7 @@ impl Cluster {
         statuses
     }
 
-    async fn leader(&self) -> Option<(Id, NodeStatus)> {
+    pub(crate) async fn leader(&self) -> Option<(Id, NodeStatus)> {
         let leaders = self.statuses().await.into_iter().filter_map(|(id, status)| Some((id, status?)));
         leaders.filter(|(_, status)| status.role == "leader").max_by_key(|(_, status)| status.term)
     }
@@ -74,7 +74,7 @@ impl Cluster {
                 self.nodes.pause(node, false)?;
                 true
             }
-            Kind::Isolate => self.cut(from().chain(to()).collect(), lasts).await,
+            Kind::Isolate => self.cut(self.around(node), lasts).await,
             Kind::Mute => self.cut(from().collect(), lasts).await,
             Kind::Deaf => self.cut(to().collect(), lasts).await,
             Kind::Cut => self.cut(others.iter().take(1).flat_map(|o| [(node, *o), (*o, node)]).collect(), lasts).await,
@@ -82,6 +82,11 @@ impl Cluster {
             Kind::Snapshot => self.client.make_snapshot_of(&self.nodes.address(node)).await.is_ok(),
             Kind::Replace => self.replace(node, false).await?,
             Kind::Readd => self.replace(node, true).await?,
+            Kind::KillInReplace => {
+                self.replace_and_kill(node, lasts).await?;
+                true
+            }
+            kind => self.overlap(kind, node, lasts).await?,
         };
         sleep(Duration::from_millis(fault.rest_ms)).await;
         self.nodes.judge()?;
@@ -100,41 +105,73 @@ impl Cluster {
     /// All others must have caught up: what only the lost directory and one other hold must not be lost with both.
     async fn replace(&mut self, node: Id, in_steps: bool) -> Result<bool, String> {
         self.until_level().await?;
-        if in_steps && self.client.operate(Operation::Remove { node }).await.is_err() {
+        if in_steps && !self.ask(Operation::Remove { node }).await? {
             return Ok(false);
         }
+        self.lose_directory(node)?;
+        let address = self.nodes.address(node);
+        let come = match in_steps {
+            true => Operation::AddLearner { node, address, promote: false },
+            false => Operation::Replace { old: node, node, address, promote: true },
+        };
+        // The leader that promotes it by itself may have gone meanwhile.
+        self.ask_until_done(come).await?;
+        self.ask_until_done(Operation::Promote { node }).await?;
+        Ok(true)
+    }
+
+    /// As in one change, and killed twice while it catches up. Killed early enough it has kept nothing, and is another directory
+    /// when it comes back: it is replaced again.
+    async fn replace_and_kill(&mut self, node: Id, lasts: Duration) -> Result<(), String> {
+        self.until_level().await?;
+        self.lose_directory(node)?;
+        let replace = Operation::Replace { old: node, node, address: self.nodes.address(node), promote: true };
+        for part in [16, 4] {
+            self.ask_until_done(replace.clone()).await?;
+            sleep(lasts / part).await;
+            self.nodes.kill(node)?;
+            self.nodes.start(node, true, &self.network)?;
+        }
+        self.ask_until_done(replace).await?;
+        self.ask_until_done(Operation::Promote { node }).await
+    }
+
+    /// An empty directory takes the place of the node's own, and waits to be added.
+    fn lose_directory(&mut self, node: Id) -> Result<(), String> {
         self.nodes.kill(node)?;
         let data = self.nodes.data(node);
         fs::remove_dir_all(&data).map_err(|error| format!("{} cannot be removed: {error}", data.display()))?;
-        self.nodes.start(node, true, &self.network)?;
-        let address = self.nodes.address(node);
+        self.nodes.start(node, true, &self.network)
+    }
+
+    /// Asks for a change of the membership. An answer that was lost is asked for again; false: it is refused.
+    async fn ask(&mut self, operation: Operation) -> Result<bool, String> {
         let started = Instant::now();
         loop {
-            let leader = self.leader().await;
-            let member =
-                leader.as_ref().and_then(|(_, status)| status.members.iter().find(|m| m.node == node).cloned());
-            let new = self.client.status_of(&address).await.ok().map(|status| status.incarnation);
-            let asked = match (member, new) {
-                (Some(member), Some(new)) if member.incarnation == new && member.kind == "voter" => return Ok(true),
-                (Some(member), Some(new)) if member.incarnation == new => {
-                    self.client.operate(Operation::Promote { node }).await
-                }
-                (Some(_), Some(_)) => {
-                    let address = address.clone();
-                    self.client.operate(Operation::Replace { old: node, node, address, promote: true }).await
-                }
-                (None, Some(_)) if leader.is_some() => {
-                    let operation = Operation::AddLearner { node, address: address.clone(), promote: false };
-                    self.client.operate(operation).await
-                }
-                _ => Ok(d_engine_net::Operated::default()),
-            };
-            self.nodes.judge()?;
-            if started.elapsed() > PATIENCE {
-                return Err(format!("node {node} did not come in within {} s: {asked:?}", PATIENCE.as_secs()));
+            match self.client.operate(operation.clone()).await {
+                Ok(_) => return Ok(true),
+                Err(ClientError::Rejected { .. }) => return Ok(false),
+                Err(error) => self.go_on(&operation, started, &error).await?,
             }
-            sleep(LOOK).await;
         }
+    }
+
+    /// Asks for a change that must be possible in the end, until it is made.
+    async fn ask_until_done(&mut self, operation: Operation) -> Result<(), String> {
+        let started = Instant::now();
+        while let Err(error) = self.client.operate(operation.clone()).await {
+            self.go_on(&operation, started, &error).await?;
+        }
+        Ok(())
+    }
+
+    async fn go_on(&mut self, operation: &Operation, started: Instant, error: &ClientError) -> Result<(), String> {
+        self.nodes.judge()?;
+        if started.elapsed() > PATIENCE {
+            return Err(format!("not done within {} s: {operation:?}: {error}", PATIENCE.as_secs()));
+        }
+        sleep(LOOK).await;
+        Ok(())
     }
 
     /// Everything is mended; waits until the cluster serves. How long that took.

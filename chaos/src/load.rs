@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use d_engine_net::{Client, ClientError, ClientOptions, Delete, Got, KvOpResult, Put, Range, Relation, Result, Txn};
-use d_engine_test_suite::history::{Action, Answer, Key, Operation, Seen, Value};
+use d_engine_test_suite::history::{self, Action, Answer, Key, Operation, Seen, Value};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -70,7 +70,7 @@ impl Book {
     /// The keys of what was written down so far.
     pub(crate) fn keys(&self) -> BTreeSet<Key> {
         let operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner);
-        operations.iter().flat_map(Operation::keys).collect()
+        history::keys(operations.iter())
     }
 
     pub(crate) fn count(&self) -> usize {

@@ -9,11 +9,12 @@ mod faults;
 mod load;
 mod network;
 mod nodes;
+mod overlaps;
 mod report;
 mod schedule;
 mod watching;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use d_engine_net::{Client, ClientOptions};
-use d_engine_test_suite::history::{Change, Key, Operation, Verdict, black_box, witness};
+use d_engine_test_suite::history;
 use fastrand::Rng;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -33,7 +34,6 @@ use load::Book;
 use network::Network;
 use nodes::Nodes;
 use report::Report;
-use schedule::Kind;
 use watching::Told;
 
 /// Steps that the search for an order may take, for one key.
@@ -178,12 +178,13 @@ async fn run(arguments: &Arguments, seed: u64, directory: &Path, report: &mut Re
 /// One round of faults.
 async fn round(cluster: &mut Cluster, rng: &mut Rng, arguments: &Arguments, report: &mut Report) -> Result<(), String> {
     for fault in schedule::round(rng, arguments.nodes) {
-        if arguments.keep_members && matches!(fault.kind, Kind::Replace | Kind::Readd) {
+        if arguments.keep_members && fault.kind.changes_members() {
             continue;
         }
         let done = cluster.carry_out(&fault).await.map_err(|why| format!("{fault}: {why}"))?;
         let (carried_out, refused) = report.faults.entry(format!("{:?}", fault.kind).to_lowercase()).or_default();
         *(if done { carried_out } else { refused }) += 1;
+        report.overlaps += u64::from(done && fault.kind.is_overlap());
     }
     Ok(())
 }
@@ -230,33 +231,14 @@ async fn check(book: &Arc<Book>, watches: &[Arc<Told>], revision: u64, directory
     report.compacted = watches.iter().map(|told| told.compacted.load(Ordering::Relaxed)).sum();
     report.unknown = book.unknown.load(Ordering::Relaxed);
     report.refused = book.refused.load(Ordering::Relaxed);
-    violations.extend(judge(&operations, &changes.into_iter().collect::<Vec<_>>(), report));
+    violations.extend(history::judge(&operations, &changes.into_iter().collect::<Vec<_>>(), SEARCH_STEPS_MAX));
+    report.operations += operations.len() as u64;
+    report.keys += history::keys(&operations).len() as u64;
     if !violations.is_empty() {
         let lines: String = operations.iter().map(|operation| format!("{operation:?}\n")).collect();
         let _ = fs::write(directory.join("history.txt"), lines);
     }
     report.violations.extend(violations);
-}
-
-/// Both checks of the history.
-fn judge(operations: &[Operation], changes: &[Change], report: &mut Report) -> Vec<String> {
-    let mut violations = witness(operations, changes);
-    let mut of_keys: BTreeMap<Key, Vec<Operation>> = BTreeMap::new();
-    for operation in operations {
-        for key in operation.keys() {
-            of_keys.entry(key).or_default().push(operation.clone());
-        }
-    }
-    for (key, operations) in &of_keys {
-        match black_box(operations, *key, SEARCH_STEPS_MAX) {
-            Verdict::Linearizable => {}
-            Verdict::Violated => violations.push(format!("key {key}: no order explains what its clients were told")),
-            Verdict::Unknown => violations.push(format!("key {key}: no verdict within {SEARCH_STEPS_MAX} steps")),
-        }
-    }
-    report.operations += operations.len() as u64;
-    report.keys += of_keys.len() as u64;
-    violations
 }
 
 /// All directories go back to what they were a few seconds before.

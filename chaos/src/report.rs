@@ -15,6 +15,8 @@ pub(crate) struct Report {
     pub(crate) events: u64,
     pub(crate) compacted: u64,
     pub(crate) rounds: u64,
+    /// Of the faults, those that met another one.
+    pub(crate) overlaps: u64,
     pub(crate) service_back_ms_max: u64,
     pub(crate) resident_mib_max: u64,
     pub(crate) seconds: u64,
@@ -42,6 +44,7 @@ impl Report {
             "watches_compacted": self.compacted,
             "rounds_with_equal_digests": self.rounds,
             "faults": self.fault_count(),
+            "overlapping_faults": self.overlaps,
             "faults_by_kind": faults,
             "service_back_ms_max": self.service_back_ms_max,
             "resident_mib_max": self.resident_mib_max,
@@ -62,6 +65,7 @@ impl Report {
             ("watches told that changes are gone".to_owned(), self.compacted.to_string()),
             ("rounds, state digests equal".to_owned(), self.rounds.to_string()),
             ("faults".to_owned(), self.fault_count().to_string()),
+            ("of these overlapping".to_owned(), self.overlaps.to_string()),
         ];
         rows.extend(self.faults.iter().map(|(kind, (done, refused))| {
             (format!("  {kind}"), if *refused > 0 { format!("{done}, {refused} refused") } else { done.to_string() })

@@ -38,7 +38,44 @@ pub(crate) enum Kind {
     Replace,
     /// It is removed, added with an empty directory as a learner, and promoted.
     Readd,
+    /// It is cut off, and the next one killed meanwhile.
+    CutAndKill,
+    /// It is cut off while the next one is paused.
+    CutAndPause,
+    /// The leader is killed, and the one elected in its place.
+    KillSuccessor,
+    /// The leader is cut off, and the one elected in its place paused.
+    PauseSuccessor,
+    /// It is killed while it makes a snapshot.
+    KillInSnapshot,
+    /// It is killed while leadership moves there.
+    KillInTransfer,
+    /// Its directory is lost, and it is killed while the empty one catches up.
+    KillInReplace,
 }
+
+impl Kind {
+    /// Whether a second fault begins before the first has ended.
+    pub(crate) fn is_overlap(self) -> bool {
+        OVERLAPS.contains(&self)
+    }
+
+    /// Whether directories are lost or members change.
+    pub(crate) fn changes_members(self) -> bool {
+        matches!(self, Self::Replace | Self::Readd | Self::KillInReplace)
+    }
+}
+
+/// The kinds in which faults meet.
+pub(crate) const OVERLAPS: [Kind; 7] = [
+    Kind::CutAndKill,
+    Kind::CutAndPause,
+    Kind::KillSuccessor,
+    Kind::PauseSuccessor,
+    Kind::KillInSnapshot,
+    Kind::KillInTransfer,
+    Kind::KillInReplace,
+];
 
 /// One fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +94,7 @@ impl fmt::Display for Fault {
 }
 
 /// Every kind comes once in each round, in an order of its own.
-pub(crate) const KINDS: [Kind; 15] = [
+pub(crate) const KINDS: [Kind; 22] = [
     Kind::Kill,
     Kind::Pause,
     Kind::Isolate,
@@ -73,17 +110,25 @@ pub(crate) const KINDS: [Kind; 15] = [
     Kind::Transfer,
     Kind::Readd,
     Kind::Pause,
+    Kind::CutAndKill,
+    Kind::CutAndPause,
+    Kind::KillSuccessor,
+    Kind::PauseSuccessor,
+    Kind::KillInSnapshot,
+    Kind::KillInTransfer,
+    Kind::KillInReplace,
 ];
 
 /// The faults of one round.
 pub(crate) fn round(rng: &mut Rng, nodes: u64) -> Vec<Fault> {
     let mut kinds = KINDS;
     rng.shuffle(&mut kinds);
-    let fault = |kind| {
+    let fault = |kind: Kind| {
         let node = Target::Node(rng.u64(1..=nodes));
         let target = if rng.bool() { Target::Leader } else { node };
         // Only a node has somewhere to be moved to, replaced, or added again.
-        let target = if matches!(kind, Kind::Transfer | Kind::Replace | Kind::Readd) { node } else { target };
+        let is_moved = kind.changes_members() || matches!(kind, Kind::Transfer | Kind::KillInTransfer);
+        let target = if is_moved { node } else { target };
         Fault { kind, target, lasts_ms: rng.u64(200..1_800), rest_ms: rng.u64(200..900) }
     };
     kinds.map(fault).to_vec()

@@ -2,7 +2,7 @@
 //!
 //! Two checks that know nothing of each other. [`witness`] believes the revisions that the answers carry, and verifies in
 //! linear time that they are an order in which every answer is right. [`black_box`] sees no index and no revision: it
-//! searches, for one key at a time, for any order that explains the answers.
+//! searches, for one key at a time, for any order that explains the answers. [`judge`] asks both.
 //!
 //! Values are numbers, and every put of a history has its own: a value that was read names its writer. What a store keeps for
 //! a number is the caller's business.
@@ -10,8 +10,35 @@
 mod black_box;
 mod witness;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 pub use black_box::{Verdict, black_box};
 pub use witness::witness;
+
+/// What is wrong with a history by either check, in words; empty: it is linearizable. That the search found no verdict within
+/// `steps_max` for a key is wrong too. `changes` are what watches told, as for [`witness`].
+pub fn judge(operations: &[Operation], changes: &[Change], steps_max: u64) -> Vec<String> {
+    let mut wrong = witness(operations, changes);
+    let mut of_keys: BTreeMap<Key, Vec<Operation>> = BTreeMap::new();
+    for operation in operations {
+        for key in operation.keys() {
+            of_keys.entry(key).or_default().push(operation.clone());
+        }
+    }
+    for (key, operations) in &of_keys {
+        match black_box(operations, *key, steps_max) {
+            Verdict::Linearizable => {}
+            Verdict::Violated => wrong.push(format!("key {key}: no order explains what its clients were told")),
+            Verdict::Unknown => wrong.push(format!("key {key}: no verdict within {steps_max} steps")),
+        }
+    }
+    wrong
+}
+
+/// The keys that operations touch.
+pub fn keys<'a>(operations: impl IntoIterator<Item = &'a Operation>) -> BTreeSet<Key> {
+    operations.into_iter().flat_map(Operation::keys).collect()
+}
 
 /// Number of a key.
 pub type Key = u32;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use d_engine_net::{Client, ClientError, Got};
-use d_engine_test_suite::history::{Answer, Key, Operation, Seen, Value, Verdict, black_box, witness};
+use d_engine_test_suite::history::{Answer, Key, Operation, Seen, Value, judge};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -59,15 +59,7 @@ impl History {
 }
 
 fn check(operations: &[Operation]) -> Checked {
-    let mut wrong = witness(operations, &[]);
-    for key in 0..KEYS {
-        match black_box(operations, key, STEPS_MAX) {
-            Verdict::Linearizable => {}
-            Verdict::Violated => wrong.push(format!("no order explains the answers about {}", name(key))),
-            Verdict::Unknown => wrong.push(format!("no order was found for the answers about {} in time", name(key))),
-        }
-    }
-    Checked { operations: operations.len() as u64, wrong }
+    Checked { operations: operations.len() as u64, wrong: judge(operations, &[], STEPS_MAX) }
 }
 
 /// One client of the history.

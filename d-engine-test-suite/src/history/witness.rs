@@ -6,7 +6,7 @@
 //! the log's entries must respect time too; they are no order of effects, since a retried write of a session is answered
 //! with the entry of its repetition.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use super::{Action, Answer, Change, Key, Operation, Seen, Value};
 
@@ -28,8 +28,8 @@ struct Witness<'a> {
     operations: &'a [Operation],
     /// Who put a value.
     writers: HashMap<Value, usize>,
-    /// Writes without an answer that remove a key.
-    lost_deletes: HashMap<Key, Vec<usize>>,
+    /// Writes without an answer that remove a key; whoever asked first comes first.
+    lost_deletes: HashMap<Key, VecDeque<usize>>,
     /// Values that somebody was told.
     told: HashSet<Value>,
     /// What each revision changed, as far as it is known.
@@ -62,7 +62,7 @@ impl<'a> Witness<'a> {
                         }
                     }
                     Action::Delete if operation.answer.is_none() => {
-                        witness.lost_deletes.entry(*key).or_default().push(place);
+                        witness.lost_deletes.entry(*key).or_default().push_back(place);
                     }
                     Action::Delete | Action::Read => {}
                 }
@@ -72,6 +72,9 @@ impl<'a> Witness<'a> {
                     witness.told.insert(*value);
                 }
             }
+        }
+        for lost in witness.lost_deletes.values_mut() {
+            lost.make_contiguous().sort_by_key(|place| operations[*place].called);
         }
         witness
     }
@@ -121,10 +124,11 @@ impl<'a> Witness<'a> {
         match writer.map(|value| (value, self.writers.get(&value).copied())) {
             Some((value, None)) => self.violation(format!("revision {revision} sets {value}, which nobody wrote")),
             Some((value, Some(writer))) => self.place(writer, value, revision),
-            // Which of several lost deletes it was does not matter, as long as there are enough.
+            // Revisions come here in their order: if any of several lost deletes can have been it, the one asked for first can,
+            // and leaves the later ones to later revisions.
             None => {
                 for (key, _) in &effects {
-                    let lost = self.lost_deletes.get_mut(key).and_then(Vec::pop);
+                    let lost = self.lost_deletes.get_mut(key).and_then(VecDeque::pop_front);
                     match lost {
                         Some(delete) => drop(self.placed.insert(delete, revision)),
                         None => {
@@ -418,6 +422,21 @@ mod tests {
         assert_violated(&[put(0, 7, 1), lost(), read(10, None, 1)], &[], "was told Record(None)");
         let again = [put(0, 7, 1), lost(), read(10, None, 2), put(20, 8, 3), read(30, None, 4)];
         assert_violated(&again, &[], "is 8 of revision 3");
+    }
+
+    #[test]
+    fn of_several_lost_deletes_the_one_asked_for_first_comes_first() {
+        let lost = |called| Operation::delete(0, called, 1);
+        let removed = |revision| Change { revision, key: 1, value: None };
+        // The first one took effect before the second one was asked for, in whatever order their callers gave up.
+        for deletes in [[lost(6), lost(30)], [lost(30), lost(6)]] {
+            let [first, second] = deletes;
+            let history = [put(0, 7, 1), first, put(20, 8, 3), second];
+            assert_right(&history, &[set(1, 7), removed(2), set(3, 8)]);
+            assert_right(&history, &[set(1, 7), removed(2), set(3, 8), removed(4)]);
+        }
+        let history = [put(0, 7, 1), put(20, 8, 3), lost(30)];
+        assert_violated(&history, &[set(1, 7), removed(2), set(3, 8)], "came before them");
     }
 
     #[test]
