@@ -39,8 +39,9 @@ fn nodes_join_lead_and_leave_by_commands() {
         one.run(&["leader", "transfer", "2"]);
         one.run(&["leader", "show", "-o", "plain"]).out.starts_with("2\t")
     });
-    one.run(&["member", "add", "3", &three.address]).failed(1, "node 3 is a member already");
-    one.run(&["member", "remove", "9"]).failed(1, "node 9 is no member of this cluster");
+    // Who has lost the answer asks again.
+    assert_eq!(one.run(&["member", "add", "3", &three.address]).ok(), "node 3 votes");
+    one.run(&["member", "remove", "9"]).ok();
     one.run(&["leader", "transfer", "9"]).failed(1, "it is not a voter");
 
     let stranger = Server::alone(&dir.path().join("n5"));

@@ -130,7 +130,7 @@ const STEPS: &[Step] = &[
         needs: &["build"],
         tool: None,
         limit: minutes(5),
-        work: Work::Programs(&[&["gate", "check", "--figures", "benches/gate/figures.json"]]),
+        work: Work::Programs(&[&["gate", "check"]]),
     },
     Step {
         name: "docs",

@@ -35,7 +35,7 @@ enum Task {
     /// Counts allocations and system calls of each operation and compares them with the committed figures
     Check {
         /// The committed figures
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/figures.json"))]
         figures: PathBuf,
         /// Writes the figures instead of comparing
         #[arg(long)]
@@ -62,6 +62,9 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Check { figures, update } => Figures::read(&figures).and_then(|committed| {
+            if committed.is_empty() && !update {
+                return Err(format!("{} has no figures; to count them: --update", figures.display()).into());
+            }
             let found = counts::allocations_and_system_calls()?;
             conclude(&committed, &found, &figures, update)
         }),

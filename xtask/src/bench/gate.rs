@@ -2,10 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::{Failed, cargo, root, run, target};
-
-/// The committed figures.
-const FIGURES: &str = "benches/gate/figures.json";
+use crate::{Failed, cargo, run, target};
 
 /// What to count.
 #[derive(clap::Args)]
@@ -28,7 +25,7 @@ pub(crate) fn gate(arguments: &Gate) -> Result<(), Failed> {
     if arguments.instructions {
         gate.arg("instructions").arg("--baseline").arg(target.join("gate-instructions.json"));
     } else {
-        gate.arg("check").arg("--figures").arg(root().join(FIGURES));
+        gate.arg("check");
     }
     if arguments.update {
         gate.arg("--update");

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::{StorageEngineBuilder, expect_log};
 use crate::crash::crash_laws;
 use crate::law::{LawResult, Why, held, not_checked};
-use crate::process::{Child, files_below};
+use crate::process::{Child, files_below, open_again};
 use crate::storage_engine_test::subject::{Log, Vote};
 
 crash_laws! { StorageEngineBuilder:
@@ -85,8 +85,8 @@ pub async fn purge_shrinks_disk_use<B: StorageEngineBuilder>(_builder: &B, _chil
     let written = ENTRIES * LEN as u64;
     let limit = before.saturating_sub(written / 4);
     let mut after = why.ok("measuring the directory", shrink(dir.path(), limit).map_err(Error::from))?;
-    drop((log, engine));
-    let engine = why.ok("opening the store again", builder.build().await)?;
+    let again = open_again(|| drop((log, engine)), || builder.build()).await;
+    let engine = why.ok("opening the store again", again)?;
     if after > limit {
         after = why.ok("measuring the directory", shrink(dir.path(), limit).map_err(Error::from))?;
     }
