@@ -6,6 +6,7 @@
 #![allow(clippy::print_stderr, reason = "what is being measured")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
+mod living;
 mod scale;
 
 use std::path::PathBuf;
@@ -35,6 +36,8 @@ enum What {
     Grpc(Nodes),
     /// How cost grows with nodes, idle connections, keys and the size of values; prints JSON
     Scale(Growth),
+    /// What a node that rejoins, restarts or is behind costs, and a transfer of leadership; prints JSON
+    Living(living::Living),
 }
 
 #[derive(Args)]
@@ -110,6 +113,10 @@ fn run(arguments: &Arguments) -> three_nodes::Result<()> {
     let (api, nodes) = match &arguments.what {
         What::Embedded(nodes) => (Api::Embedded, nodes),
         What::Grpc(nodes) => (Api::Grpc, nodes),
+        What::Living(living) => {
+            println!("{}", runtime.block_on(living.measure())?);
+            return Ok(());
+        }
         What::Scale(growth) => {
             let dir = tempfile::tempdir_in(&growth.dir)?;
             let round = round(growth.seconds)?;
