@@ -73,15 +73,6 @@ impl Cluster {
         self.dir.join(format!("n{id}.log"))
     }
 
-    /// Bytes of the snapshot that a node would send.
-    pub(super) fn snapshot_bytes(&self, id: u64) -> Result<u64> {
-        let mut newest = 0;
-        for entry in fs::read_dir(self.data(id).join("snapshots"))? {
-            newest = newest.max(fs::metadata(entry?.path().join("snapshot.bin"))?.len());
-        }
-        Ok(newest)
-    }
-
     /// `kill -9`.
     pub(super) fn kill(&mut self, id: u64) -> Result<()> {
         self.running.remove(&id).ok_or_else(|| format!("node {id} does not run"))?.kill()?;

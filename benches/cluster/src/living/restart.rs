@@ -11,7 +11,6 @@ use super::{Living, median_and_worst, row, writes};
 
 const VALUE_BYTES: usize = 256;
 const CALLERS: usize = 400;
-const RESTARTS: usize = 3;
 /// None is made but those that are asked for.
 const SETTINGS: &[&str] = &["snapshot.entries=1000000000", "snapshot.bytes=1099511627776"];
 
@@ -27,9 +26,11 @@ pub(super) async fn measure(living: &Living, program: &Path, dir: &Path) -> Resu
     }
     writes::entries(cluster.client(), entries, CALLERS).await?;
     let (mut times, mut details) = (Vec::new(), Vec::new());
-    for _ in 0..RESTARTS {
-        let node = cluster.follower().await?;
-        let commit = cluster.status(cluster.leader().await?).await?.commit;
+    // Each once: what a start from a snapshot has written makes the next one shorter. The leader last.
+    let leader = cluster.leader().await?;
+    let followers = cluster.ids().into_iter().filter(|id| *id != leader);
+    for node in followers.chain([leader]) {
+        let commit = cluster.status(leader).await?.commit;
         cluster.kill(node)?;
         let begun = Instant::now();
         cluster.start_node(node, false, SETTINGS)?;
@@ -52,8 +53,8 @@ pub(super) async fn measure(living: &Living, program: &Path, dir: &Path) -> Resu
     }
     let (_, worst) = median_and_worst(times);
     let what = format!(
-        "a killed node with {keys} keys and {entries} entries after its snapshot: seconds from start to serving, worst of \
-         {RESTARTS}"
+        "a killed node with {keys} keys and {entries} entries after its snapshot: seconds from start to serving, the \
+         slowest"
     );
     Ok(vec![row(&what, worst, "≤", 3.0, json!({ "restarts": details }))])
 }
