@@ -214,10 +214,14 @@ impl SnapshotStore {
 
     /// Takes a chunk of the snapshot that is received.
     pub(crate) fn receive(&self, turn: u64, offset: u64, chunk: &[u8]) -> Result<()> {
-        match &mut self.receiving().current {
-            Some(current) => current.write(turn, offset, chunk),
-            None => Err(Error::invalid("no snapshot is being received")),
+        let mut inbound = self.receiving();
+        let Some(current) = &mut inbound.current else { return Err(Error::invalid("no snapshot is being received")) };
+        let written = current.write(turn, offset, chunk);
+        if matches!(&written, Err(error) if !matches!(error, Error::Invalid { .. })) {
+            // Part of the chunk may be in the file, and what a failed sync has lost no later one brings back: begin anew.
+            inbound.current = None;
         }
+        written
     }
 
     /// How much of the snapshot that is received has arrived, and how long it is.

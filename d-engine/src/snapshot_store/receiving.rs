@@ -16,7 +16,7 @@ const UNSYNCED_MAX: u64 = 2 << 20;
 /// What has arrived of one snapshot. It stays when its sender goes, so that the next one may go on; a restart forgets it.
 pub(super) struct Receiving {
     dir: PathBuf,
-    file: File,
+    pub(super) file: File,
     pub(super) record: Record,
     pub(super) written: u64,
     /// Of everything that is written.

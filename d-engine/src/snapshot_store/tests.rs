@@ -71,6 +71,23 @@ fn a_transfer_goes_on_only_with_the_same_file() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn a_transfer_begins_anew_after_the_disk_has_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SnapshotStore::open(dir.path(), 1, CLUSTER).unwrap();
+    let at = LogId::new(1, 9);
+    let (turn, _) = store.begin_receiving(offer(b"abcdef", at)).unwrap();
+    store.receive(turn, 0, b"abc").unwrap();
+    store.receiving().current.as_mut().unwrap().file = File::options().write(true).open("/dev/full").unwrap();
+    assert!(store.receive(turn, 3, b"def").is_err());
+    assert!(store.mark_received(turn).is_err());
+    let (turn, offset) = store.begin_receiving(offer(b"abcdef", at)).unwrap();
+    assert_eq!(offset, 0);
+    store.receive(turn, 0, b"abcdef").unwrap();
+    store.mark_received(turn).unwrap();
+}
+
+#[test]
 fn a_received_file_is_marked_only_if_every_byte_is_right() {
     let dir = tempfile::tempdir().unwrap();
     let store = SnapshotStore::open(dir.path(), 1, CLUSTER).unwrap();
