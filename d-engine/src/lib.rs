@@ -39,6 +39,7 @@ mod disk;
 mod durable;
 mod ending;
 mod error;
+mod groups;
 mod inbox;
 mod key_value;
 mod lease_word;
