@@ -147,6 +147,12 @@ enum Failed {
     Because(String),
 }
 
+impl From<String> for Failed {
+    fn from(why: String) -> Self {
+        Self::Because(why)
+    }
+}
+
 fn fix() -> Result<(), Failed> {
     cargo(&["clippy", "--fix", "--all-targets", "--allow-dirty", "--allow-staged"])?;
     cargo(&["fmt", "--all"])

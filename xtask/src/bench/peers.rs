@@ -3,8 +3,6 @@
 //!
 //! `benches/peers` measures; here its figures meet the targets. What cannot be built or run is a line that says why.
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use d_engine_plot::{Bar, Group, Page, bars};
@@ -12,24 +10,14 @@ use serde_json::{Value, json};
 
 use super::machine::Machine;
 use super::report::{Table, met, number, thousands, time};
-use super::{Places, RUN_LIMIT, SPACE_BYTES, allow_busy};
-use crate::{Failed, process};
+use super::{Measured, Places, RUN_LIMIT, SPACE_BYTES, Told, in_scratch, quiet};
+use crate::Failed;
 
 /// What to measure and how to say it.
 #[derive(clap::Args)]
 pub(crate) struct PeersArguments {
-    /// Prints JSON instead of the tables
-    #[arg(long)]
-    json: bool,
-    /// Writes a page with tables and plots to this file as well, as HTML
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
-    /// The directory to measure in, on the disk that is meant; one below the target directory otherwise
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
-    /// Measures although the machine is busy, and says so in the result
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    measured: Measured,
     /// Seconds that one round lasts
     #[arg(long, default_value_t = 1.5)]
     seconds: f64,
@@ -96,30 +84,11 @@ const TARGETS: &[(&str, &str, u64, Target)] = &[
 
 /// Measures all.
 pub(crate) fn peers(arguments: &PeersArguments) -> Result<(), Failed> {
-    let places = Places::new("peers", arguments.dir.as_deref()).map_err(Failed::Because)?;
-    let found = measure(&places, arguments);
-    places.remove();
-    let found = found.map_err(Failed::Because)?;
-    if let Some(path) = &arguments.report {
-        fs::write(path, found.html())
-            .map_err(|error| Failed::Because(format!("could not write the report {}: {error}", path.display())))?;
-    }
-    if arguments.json {
-        println!("{:#}", found.json());
-    } else {
-        print!("{}", found.text());
-    }
-    Ok(())
+    in_scratch("peers", &arguments.measured, |places, force| measure(places, arguments, force))
 }
 
-fn measure(places: &Places, arguments: &PeersArguments) -> Result<Found, String> {
-    let mut machine = Machine::look(&places.scratch)?;
-    machine.check_place(SPACE_BYTES)?;
-    allow_busy(machine.cpu_is_busy(), arguments.force)?;
-    let (program, without) = places.build_peers()?;
-    let (processors, disk) = (machine.cpu_is_busy(), machine.disk_is_busy(&places.scratch));
-    allow_busy(processors.and(disk), arguments.force)?;
-
+fn measure(places: &Places, arguments: &PeersArguments, force: bool) -> Result<Found, Failed> {
+    let (mut machine, (program, without)) = quiet(&places.scratch, SPACE_BYTES, force, || Ok(places.build_peers()?))?;
     let rounds =
         ["--seconds", &arguments.seconds.to_string(), "--rounds", &arguments.rounds.to_string()].map(str::to_owned);
     let mut found =
@@ -128,27 +97,13 @@ fn measure(places: &Places, arguments: &PeersArguments) -> Result<Found, String>
     cluster.args(["cluster", "--dir"]).arg(&places.scratch).args(["--clients", &arguments.clients]);
     cluster.args(["--keys", &arguments.keys.to_string(), "--value-bytes", &arguments.value_bytes.to_string()]);
     cluster.args(&rounds);
-    found.add("three nodes", run(places, "cluster", cluster));
+    found.add("three nodes", places.json_of("three nodes in turns", "cluster", RUN_LIMIT, &mut cluster));
     let mut consensus = Command::new(&program);
     consensus.args(["consensus", "--clients", CONSENSUS_CLIENTS]).args(&rounds);
-    found.add("consensus alone", run(places, "consensus", consensus));
+    found.add("consensus alone", places.json_of("consensus in turns", "consensus", RUN_LIMIT, &mut consensus));
     machine.look_again(&places.scratch);
     found.machine = Some(machine);
     Ok(found)
-}
-
-fn run(places: &Places, title: &str, mut command: Command) -> Result<Value, String> {
-    eprintln!("… measuring {title} in turns");
-    let log: &Path = &places.logs.join(format!("{title}.log"));
-    let mut found = None;
-    let ended = process::run(&mut command, log, RUN_LIMIT, |line| {
-        if line.starts_with('{') {
-            found = serde_json::from_str(line).ok();
-        }
-        None
-    });
-    ended.map_err(|end| format!("it {end}; {}", log.display()))?;
-    found.ok_or_else(|| format!("it said nothing that is JSON; {}", log.display()))
 }
 
 /// Everything that was found.
@@ -284,12 +239,34 @@ impl Found {
         lines
     }
 
+    /// Each kind of work, in the order of measuring.
+    fn works(&self) -> Vec<String> {
+        let mut works: Vec<String> = self.measured.iter().map(|one| text(&one["work"])).collect();
+        works.dedup();
+        works
+    }
+
+    /// One group of bars for each number of clients.
+    fn groups(&self, work: &str, bar: impl Fn(&Value) -> Bar) -> Vec<Group> {
+        let mut groups: Vec<Group> = Vec::new();
+        for one in self.measured.iter().filter(|one| one["work"] == work) {
+            let name = format!("{} clients", one["clients"]);
+            if groups.last().is_none_or(|group| group.name != name) {
+                groups.push(Group { name, bars: Vec::new() });
+            }
+            groups.last_mut().expect("one was just pushed if there was none").bars.push(bar(one));
+        }
+        groups
+    }
+}
+
+impl Told for Found {
     fn text(&self) -> String {
         let tables = self.tables().map(|table| table.text()).join("\n");
         format!("{tables}\n{}\n", self.last_lines().join("\n"))
     }
 
-    fn html(&self) -> String {
+    fn file(&self) -> String {
         let mut page = Page::new("d-engine beside others");
         let [machine, subjects, measured, ratios, judged] = self.tables();
         page.paragraph(
@@ -328,26 +305,6 @@ impl Found {
         machine.add_to(&mut page);
         self.last_lines().iter().for_each(|line| page.paragraph(line));
         page.html()
-    }
-
-    /// Each kind of work, in the order of measuring.
-    fn works(&self) -> Vec<String> {
-        let mut works: Vec<String> = self.measured.iter().map(|one| text(&one["work"])).collect();
-        works.dedup();
-        works
-    }
-
-    /// One group of bars for each number of clients.
-    fn groups(&self, work: &str, bar: impl Fn(&Value) -> Bar) -> Vec<Group> {
-        let mut groups: Vec<Group> = Vec::new();
-        for one in self.measured.iter().filter(|one| one["work"] == work) {
-            let name = format!("{} clients", one["clients"]);
-            if groups.last().is_none_or(|group| group.name != name) {
-                groups.push(Group { name, bars: Vec::new() });
-            }
-            groups.last_mut().expect("one was just pushed if there was none").bars.push(bar(one));
-        }
-        groups
     }
 
     fn json(&self) -> Value {
@@ -418,7 +375,7 @@ mod tests {
     fn what_was_skipped_stands_in_every_form_of_the_report() {
         let found = found();
         let json = found.json().to_string();
-        for form in [&found.text(), &found.html(), &json] {
+        for form in [&found.text(), &found.file(), &json] {
             assert!(form.contains("no compiler"), "{form}");
         }
     }
