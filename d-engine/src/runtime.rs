@@ -166,6 +166,7 @@ impl Runtime {
             for inbound in waiting.drain(..) {
                 let Some(event) = self.event_of(inbound) else { continue };
                 self.work.news.take_in(&event);
+                crate::budget::taken(self.published.node(), &event);
                 self.driver.handle(self.clock.now(), event);
             }
             let now = self.clock.now();
@@ -266,6 +267,7 @@ impl Runtime {
     }
 
     fn perform(&mut self, command: Command) {
+        crate::budget::commanded(self.published.node(), &command);
         let work = &mut self.work;
         match command {
             Command::Write(write) => work.writes.push(write),
