@@ -32,6 +32,7 @@
 
 pub mod archive;
 mod assembled;
+mod budget;
 mod builder;
 mod clock;
 mod config;

@@ -203,6 +203,7 @@ impl Runtime {
         for inbound in taken.drain(..) {
             let Some(event) = self.event_of(inbound) else { continue };
             self.work.news.take_in(&event);
+            crate::budget::taken(&self.published, &event);
             self.driver.handle(self.clock.now(), event);
         }
     }
@@ -322,6 +323,7 @@ impl Runtime {
     }
 
     fn perform(&mut self, command: Command) {
+        crate::budget::commanded(&self.published, &command);
         let work = &mut self.work;
         match command {
             Command::Write(write) => work.writes.push(write),

@@ -277,6 +277,7 @@ impl StateMachineHandler {
             if entries.is_empty() { Vec::new() } else { self.runtime.block_on(self.machine.apply(entries))? };
         // Before the answers, so that a caller who has its answer reads its own write.
         self.applied.store(last, Ordering::Release);
+        crate::budget::reached("apply", 0, last);
         self.snapshots.applied();
         if let Some(term) = term {
             self.clock.applied(term);

@@ -1,9 +1,6 @@
 //! `cargo xtask bench scale`: how cost grows with nodes, idle connections, keys and the size of values, and what an open loop
 //! sees below the peak; `cluster-bench scale` measures, here it becomes a table.
 
-use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use d_engine_plot::Page;
@@ -11,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::machine::Machine;
 use super::report::{Table, met, number};
-use super::{Places, SPACE_BYTES, allow_busy};
-use crate::{Failed, cargo, process, target};
+use super::{Measured, SPACE_BYTES, Told, cluster, in_scratch, quiet};
+use crate::Failed;
 
 /// A quiet machine needs a third of it.
 const LIMIT: Duration = Duration::from_secs(8 * 60);
@@ -20,18 +17,8 @@ const LIMIT: Duration = Duration::from_secs(8 * 60);
 /// What to measure and how to say it.
 #[derive(clap::Args)]
 pub(crate) struct Scale {
-    /// Prints JSON instead of the tables
-    #[arg(long)]
-    json: bool,
-    /// Writes the tables to this file as well, as HTML
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
-    /// The directory to measure in, on the disk that is meant; one below the target directory otherwise
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
-    /// Measures although the machine is busy, and says so in the result
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    measured: Measured,
     /// Goes to `cluster-bench scale`, as in `-- --connections 1000`; `-- --help` lists its flags
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -39,47 +26,38 @@ pub(crate) struct Scale {
 
 /// Measures all.
 pub(crate) fn scale(arguments: &Scale) -> Result<(), Failed> {
-    let target = target().map_err(Failed::Because)?;
-    cargo(&["build", "--release", "--locked", "-p", "cluster-bench", "--target-dir", &target.to_string_lossy()])?;
-    let places = Places::new("scale", arguments.dir.as_deref()).map_err(Failed::Because)?;
-    let found = measure(&places, arguments, Command::new(target.join("release/cluster-bench")));
-    places.remove();
-    let (machine, found) = found.map_err(Failed::Because)?;
-    let tables = tables(&machine, &found);
-    if let Some(path) = &arguments.report {
-        let mut page = Page::new("How d-engine's cost grows");
-        tables.iter().for_each(|table| table.add_to(&mut page));
-        last_lines(&found).iter().for_each(|line| page.paragraph(line));
-        fs::write(path, page.html())
-            .map_err(|error| Failed::Because(format!("could not write the report {}: {error}", path.display())))?;
-    }
-    if arguments.json {
-        println!("{:#}", json!({ "machine": machine.json(), "rows": found["rows"], "skipped": found["skipped"] }));
-    } else {
-        println!("{}\n{}", tables.map(|table| table.text()).join("\n"), last_lines(&found).join("\n"));
-    }
-    Ok(())
+    in_scratch("scale", &arguments.measured, |places, force| {
+        let (mut machine, mut bench) = quiet(&places.scratch, SPACE_BYTES, force, cluster::build)?;
+        bench.args(["scale", "--dir"]).arg(&places.scratch).args(&arguments.arguments);
+        let found = places.json_of("how cost grows", "scale", LIMIT, &mut bench)?;
+        machine.look_again(&places.scratch);
+        Ok(Grown { machine, found })
+    })
 }
 
-fn measure(places: &Places, arguments: &Scale, mut bench: Command) -> Result<(Machine, Value), String> {
-    let mut machine = Machine::look(&places.scratch)?;
-    machine.check_place(SPACE_BYTES)?;
-    let (processors, disk) = (machine.cpu_is_busy(), machine.disk_is_busy(&places.scratch));
-    allow_busy(processors.and(disk), arguments.force)?;
-    bench.args(["scale", "--dir"]).arg(&places.scratch).args(&arguments.arguments);
-    let log = places.logs.join("scale.log");
-    let mut found = None;
-    let ended = process::run(&mut bench, &log, LIMIT, |line| {
-        match serde_json::from_str(line) {
-            Ok(Value::Object(object)) => found = Some(Value::Object(object)),
-            _ => eprintln!("… {line}"),
-        }
-        None
-    });
-    ended.map_err(|end| format!("cluster-bench {end}; {}", log.display()))?;
-    machine.look_again(&places.scratch);
-    let found = found.ok_or_else(|| format!("cluster-bench said nothing that is JSON; {}", log.display()))?;
-    Ok((machine, found))
+/// What was found.
+struct Grown {
+    machine: Machine,
+    /// As `cluster-bench` tells it.
+    found: Value,
+}
+
+impl Told for Grown {
+    fn text(&self) -> String {
+        let tables = tables(&self.machine, &self.found).map(|table| table.text());
+        format!("{}\n{}\n", tables.join("\n"), last_lines(&self.found).join("\n"))
+    }
+
+    fn json(&self) -> Value {
+        json!({ "machine": self.machine.json(), "rows": self.found["rows"], "skipped": self.found["skipped"] })
+    }
+
+    fn file(&self) -> String {
+        let mut page = Page::new("How d-engine's cost grows");
+        tables(&self.machine, &self.found).iter().for_each(|table| table.add_to(&mut page));
+        last_lines(&self.found).iter().for_each(|line| page.paragraph(line));
+        page.html()
+    }
 }
 
 fn list<'a>(found: &'a Value, name: &str) -> &'a [Value] {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use d_engine::file::{FileKvStore, FileStorageEngine};
 use d_engine::{Client, ClientOptions};
+use d_engine_load::Usage;
 use serde_json::{Value, json};
 use three_nodes::{Result, member, start};
 use tokio::time::sleep;
@@ -19,8 +20,6 @@ use super::{CLIENTS, KEYS, Scale, VALUE_BYTES, key_of, row};
 /// The first argument of a process that is a node.
 const NODE: &str = "node-of-scale";
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The kernel counts processor time in hundredths of a second on every machine.
-const TICK: Duration = Duration::from_millis(10);
 
 /// Runs the node that this process is to be, if it is to be one, until its parent is gone; true once it has ended.
 pub(crate) async fn run_node_if_asked() -> Result<bool> {
@@ -82,13 +81,8 @@ impl Processes {
         Err("none of the nodes leads".into())
     }
 
-    pub(super) fn processor_time(&self, place: usize) -> Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.children[place].id()))?;
-        let ticks = |text: &str| -> Option<u32> {
-            let mut fields = text.rsplit_once(") ")?.1.split(' ').skip(11);
-            Some(fields.next()?.parse::<u32>().ok()? + fields.next()?.parse::<u32>().ok()?)
-        };
-        Ok(TICK * ticks(&stat).ok_or("/proc/PID/stat has no processor time")?)
+    pub(super) fn processor_time(&self, place: usize) -> Duration {
+        Usage::of(self.children[place].id()).processor
     }
 
     pub(super) fn resident_bytes(&self, place: usize) -> Result<u64> {
@@ -145,9 +139,9 @@ pub(super) async fn processor_time(scale: &Scale, dir: &Path) -> Result<Vec<Valu
         load.round(put(&client)).await?;
         let mut of_rounds = Vec::new();
         for _ in 0..load.rounds {
-            let before = processes.processor_time(leader)?;
+            let before = processes.processor_time(leader);
             let round = load.round(put(&client)).await?;
-            let used = processes.processor_time(leader)?.saturating_sub(before);
+            let used = processes.processor_time(leader).saturating_sub(before);
             of_rounds.push((used.as_secs_f64() * 1e6 / round.answered().max(1) as f64, round.per_second()));
         }
         of_rounds.sort_by(|a, b| f64::total_cmp(&a.0, &b.0));
