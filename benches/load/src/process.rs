@@ -6,9 +6,6 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// The kernel counts processor time of other processes in hundredths of a second on every machine.
-const TICK: Duration = Duration::from_millis(10);
-
 /// What processes have used.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
@@ -30,13 +27,8 @@ impl Usage {
     /// Of another process; nothing of one that has ended.
     #[must_use]
     pub fn of(process: u32) -> Self {
-        let processor = || {
-            let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-            // Fields 14 and 15, in ticks.
-            let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(11);
-            Some(TICK * (fields.next()?.parse::<u32>().ok()? + fields.next()?.parse::<u32>().ok()?))
-        };
-        Self { processor: processor().unwrap_or_default(), switches: switches(&process.to_string()) }
+        let processor = d_engine_processes::Usage::of(process).map(|used| used.cpu).unwrap_or_default();
+        Self { processor, switches: switches(&process.to_string()) }
     }
 
     /// What was used since an earlier look.
