@@ -21,7 +21,7 @@ pub(crate) struct Nodes {
     nodes: Vec<Node>,
     program: PathBuf,
     directory: PathBuf,
-    /// Highest resident memory that was seen, in bytes.
+    /// Highest resident memory that was seen since it was last taken, in bytes.
     pub(crate) resident_max: u64,
 }
 

@@ -32,6 +32,7 @@
 
 pub mod archive;
 mod assembled;
+mod budget;
 mod builder;
 mod clock;
 mod config;
@@ -39,6 +40,7 @@ mod disk;
 mod durable;
 mod ending;
 mod error;
+mod groups;
 mod inbox;
 mod key_value;
 mod lease_word;

@@ -190,9 +190,13 @@ impl Shared {
     }
 
     async fn propose_here(&self, command: Bytes, deadline: Instant) -> Result<Attempt<Applied>> {
+        crate::budget::reached("enter", self.id(), 0);
         let answer = self.inbox_open()?.propose(command).map_err(refused)?;
         match tokio::time::timeout_at(deadline, answer).await {
-            Ok(Ok(Ok(applied))) => Ok(Attempt::Done(applied)),
+            Ok(Ok(Ok(applied))) => {
+                crate::budget::reached("answer", self.id(), applied.at.index);
+                Ok(Attempt::Done(applied))
+            }
             Ok(Ok(Err(Refusal::Rejected(Rejection::NotLeader { .. })))) => Ok(Attempt::NotLeader),
             Ok(Ok(Err(Refusal::Rejected(rejection)))) => Err(rejected(rejection)),
             Ok(Ok(Err(Refusal::Unknown(why)))) => {
@@ -284,9 +288,13 @@ impl Shared {
     pub(crate) async fn confirm_read(&self, by_lease: bool) -> Result<()> {
         let deadline = self.deadline();
         loop {
+            crate::budget::reached("enter", self.id(), 0);
             let answer = self.inbox_open()?.read(by_lease).map_err(refused)?;
             match tokio::time::timeout_at(deadline, answer).await {
-                Ok(Ok(Ok(()))) => return Ok(()),
+                Ok(Ok(Ok(()))) => {
+                    crate::budget::reached("answer", self.id(), 0);
+                    return Ok(());
+                }
                 Ok(Ok(Err(Refusal::Rejected(Rejection::NotLeader { .. })))) => self.wait_for_leader(deadline).await?,
                 Ok(Ok(Err(Refusal::Rejected(rejection)))) => return Err(rejected(rejection)),
                 Ok(Ok(Err(Refusal::Unknown(why)))) => return Err(ClientError::unavailable(why)),

@@ -21,9 +21,15 @@ impl Wire {
     pub(crate) fn send(&self, to: NodeId, message: Message) {
         match self {
             Self::Nowhere => tracing::debug!(to, "a message is lost: this node has no network"),
-            Self::InProcess { from, router } => router.send(*from, to, message),
+            Self::InProcess { from, router } => {
+                crate::budget::sent(*from, to, &message);
+                router.send(*from, to, message);
+            }
             #[cfg(feature = "server")]
-            Self::Network { peers, .. } => peers.send(to, message),
+            Self::Network { from, peers } => {
+                crate::budget::sent(*from, to, &message);
+                peers.send(to, message);
+            }
         }
     }
 

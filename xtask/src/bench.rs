@@ -46,7 +46,7 @@ pub(crate) struct Measured {
     /// Prints JSON instead of the tables
     #[arg(long)]
     json: bool,
-    /// Writes the tables to this file as well, as Markdown
+    /// Writes the report to this file as well: tables as Markdown, or a page with plots as HTML where there are plots
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// The directory to measure in, on the disk that is meant; one below the target directory otherwise
@@ -57,31 +57,60 @@ pub(crate) struct Measured {
     force: bool,
 }
 
+/// What was found, in each form in which it is told.
+trait Told {
+    /// For people at a terminal.
+    fn text(&self) -> String;
+
+    /// For programs.
+    fn json(&self) -> Value;
+
+    /// The file that `--report` asks for.
+    fn file(&self) -> String;
+}
+
 /// Measures storage.
 pub(crate) fn storage(arguments: &Measured) -> Result<(), Failed> {
     in_scratch("storage", arguments, Places::measure)
 }
 
 /// Measures in a directory that goes at the end, and tells what was found.
-fn in_scratch(
+fn in_scratch<T: Told>(
     name: &str,
     arguments: &Measured,
-    measure: impl FnOnce(&Places, bool) -> Result<Report, String>,
+    measure: impl FnOnce(&Places, bool) -> Result<T, Failed>,
 ) -> Result<(), Failed> {
-    let places = Places::new(name, arguments.dir.as_deref()).map_err(Failed::Because)?;
+    let places = Places::new(name, arguments.dir.as_deref())?;
     let measured = measure(&places, arguments.force);
     places.remove();
-    let report = measured.map_err(Failed::Because)?;
+    let found = measured?;
     if let Some(path) = &arguments.report {
-        fs::write(path, report.markdown())
-            .map_err(|error| Failed::Because(format!("could not write the report {}: {error}", path.display())))?;
+        fs::write(path, found.file())
+            .map_err(|error| format!("could not write the report {}: {error}", path.display()))?;
     }
     if arguments.json {
-        println!("{:#}", report.json());
+        println!("{:#}", found.json());
     } else {
-        print!("{}", report.text());
+        print!("{}", found.text());
     }
     Ok(())
+}
+
+/// Looks at the machine, builds, and looks whether the machine is quiet: on a busy one nothing is built in vain, and
+/// once its own building is over, what is busy is something else.
+fn quiet<T>(
+    dir: &Path,
+    space_bytes: u64,
+    force: bool,
+    build: impl FnOnce() -> Result<T, Failed>,
+) -> Result<(Machine, T), Failed> {
+    let mut machine = Machine::look(dir)?;
+    machine.check_place(space_bytes)?;
+    allow_busy(machine.cpu_is_busy(), force)?;
+    let built = build()?;
+    let (processors, disk) = (machine.cpu_is_busy(), machine.disk_is_busy(dir));
+    allow_busy(processors.and(disk), force)?;
+    Ok((machine, built))
 }
 
 /// Where things are while it runs.
@@ -117,15 +146,11 @@ impl Places {
         }
     }
 
-    fn measure(&self, force: bool) -> Result<Report, String> {
-        let mut machine = Machine::look(&self.scratch)?;
-        machine.check_place(SPACE_BYTES)?;
-        allow_busy(machine.cpu_is_busy(), force)?;
-        let peers = self.build_peers();
-        let built: Vec<_> = BENCHES.iter().map(|(package, bench)| self.build(package, bench)).collect();
-        // Its own building is over: what is busy now is something else.
-        let (processors, disk) = (machine.cpu_is_busy(), machine.disk_is_busy(&self.scratch));
-        allow_busy(processors.and(disk), force)?;
+    fn measure(&self, force: bool) -> Result<Report, Failed> {
+        let (mut machine, (peers, built)) = quiet(&self.scratch, SPACE_BYTES, force, || {
+            let peers = self.build_peers();
+            Ok((peers, BENCHES.iter().map(|(package, bench)| self.build(package, bench)).collect::<Vec<_>>()))
+        })?;
 
         let mut report = Report::default();
         match peers.and_then(|program| self.run_peers(&program)) {
@@ -212,21 +237,29 @@ impl Places {
     }
 
     fn run_peers(&self, (program, without): &(PathBuf, Option<String>)) -> Result<Peers, String> {
-        eprintln!("… measuring the logs in turns");
         let mut command = Command::new(program);
         command.args(["log", "--dir"]).arg(&self.scratch);
-        let log = self.logs.join("peers.log");
+        let found = self.json_of("the logs in turns", "peers", RUN_LIMIT, &mut command)?;
+        Ok(Peers { found, without: without.clone() })
+    }
+
+    /// Measures with a program that prints one line of JSON, its last line that begins with a brace; the others say how
+    /// far it is.
+    fn json_of(&self, title: &str, log: &str, limit: Duration, command: &mut Command) -> Result<Value, String> {
+        eprintln!("… measuring {title}");
+        let log = self.logs.join(format!("{log}.log"));
         let mut found = None;
-        let ended = process::run(&mut command, &log, RUN_LIMIT, |line| {
+        let ended = process::run(command, &log, limit, |line| {
             if line.starts_with('{') {
                 found = serde_json::from_str(line).ok();
+            } else {
+                eprintln!("… {line}");
             }
             None
         });
-        ended.map_err(|end| format!("{} {end}; {}", program.display(), log.display()))?;
-        let found =
-            found.ok_or_else(|| format!("{} said nothing that is JSON; {}", program.display(), log.display()))?;
-        Ok(Peers { found, without: without.clone() })
+        let program = command.get_program().to_string_lossy();
+        ended.map_err(|end| format!("{program} {end}; {}", log.display()))?;
+        found.ok_or_else(|| format!("{program} said nothing that is JSON; {}", log.display()))
     }
 }
 

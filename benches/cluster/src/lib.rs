@@ -74,17 +74,26 @@ impl Cluster {
         Ok(Self { nodes, endpoints: peers.into_iter().map(|(_, address)| address).collect() })
     }
 
+    /// The node that leads, as the nodes know it, and its address.
+    ///
+    /// # Errors
+    /// There is no leader.
+    pub fn leader(&self) -> Result<(&Node, &str)> {
+        let leading = self.nodes.iter().zip(&self.endpoints).find(|(node, _)| node.is_leader());
+        let (node, address) = leading.ok_or("none of the nodes leads")?;
+        Ok((node, address))
+    }
+
     /// The leader, called through `api` with so many keys and such values.
     ///
     /// # Errors
     /// There is no leader.
     pub fn target(&self, api: Api, keys: u64, value_bytes: usize) -> Result<Target> {
-        let leader = self.nodes[0].status().leader.ok_or("a ready node knows its leader")?;
-        let leader = self.nodes.iter().position(|node| node.id() == leader).ok_or("the leader is one of the nodes")?;
+        let (node, address) = self.leader()?;
         let (key_value, client) = match api {
-            Api::Embedded => (KeyValue::clone(&self.nodes[leader]), None),
+            Api::Embedded => (KeyValue::clone(node), None),
             Api::Grpc => {
-                let client = Client::new([self.endpoints[leader].clone()])?;
+                let client = Client::new([address.to_owned()])?;
                 (KeyValue::clone(&client), Some(client))
             }
         };
@@ -137,13 +146,21 @@ impl Target {
     /// # Errors
     /// That of the call.
     pub async fn call(&self, works: Works, random: u64) -> std::result::Result<(), ClientError> {
+        self.index(works, random).await.map(drop)
+    }
+
+    /// The same; gives the index of the write, or of the last entry that the read includes.
+    ///
+    /// # Errors
+    /// That of the call.
+    pub async fn index(&self, works: Works, random: u64) -> std::result::Result<u64, ClientError> {
         let key = key_of(random % self.keys);
-        match works {
-            Works::Put => self.key_value.put(key, self.value.clone()).await.map(drop),
-            Works::Get => self.key_value.get(key).await.map(drop),
-            Works::GetLocal => self.key_value.get_in_mode(key, ReadMode::Local).await.map(drop),
-            Works::GetLease => self.key_value.get_in_mode(key, ReadMode::Lease).await.map(drop),
-        }
+        Ok(match works {
+            Works::Put => self.key_value.put(key, self.value.clone()).await?.index,
+            Works::Get => self.key_value.get(key).await?.index,
+            Works::GetLocal => self.key_value.get_in_mode(key, ReadMode::Local).await?.index,
+            Works::GetLease => self.key_value.get_in_mode(key, ReadMode::Lease).await?.index,
+        })
     }
 }
 

@@ -6,10 +6,11 @@
 #![allow(clippy::print_stderr, reason = "what is being measured")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
+mod budget;
 mod living;
 mod scale;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,8 @@ enum What {
     Embedded(Nodes),
     /// Three nodes, called through a client
     Grpc(Nodes),
+    /// Where the time of one call goes, from seam to seam
+    Budget(BudgetArguments),
     /// How cost grows with nodes, idle connections, keys and the size of values; prints JSON
     Scale(Growth),
     /// What a node that rejoins, restarts or is behind costs, and a transfer of leadership; prints JSON
@@ -54,6 +57,37 @@ struct Growth {
     /// Keys of the smaller store; the larger has ten times as many
     #[arg(long, default_value_t = 1_000_000)]
     keys: u64,
+}
+
+#[derive(Args)]
+struct BudgetArguments {
+    /// How the leader is called
+    #[arg(long, value_enum, default_value_t = Api::Embedded)]
+    api: Api,
+    /// What callers do: put, or get with one caller
+    #[arg(long, value_enum, default_value_t = Works::Put)]
+    works: Works,
+    /// Callers, each with one call under way
+    #[arg(long, default_value_t = 1)]
+    clients: usize,
+    /// Where the nodes keep log and data
+    #[arg(long, value_enum, default_value_t = Engine::File)]
+    engine: Engine,
+    /// Seconds that are measured
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Keys, written before anything is measured
+    #[arg(long, default_value_t = 10_000)]
+    keys: u64,
+    /// Bytes of each value
+    #[arg(long, default_value_t = 256)]
+    value_bytes: usize,
+    /// The directory to keep the nodes' data below, on the disk that is meant; removed at the end
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Prints JSON instead of a table
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -113,6 +147,7 @@ fn run(arguments: &Arguments) -> three_nodes::Result<()> {
     let (api, nodes) = match &arguments.what {
         What::Embedded(nodes) => (Api::Embedded, nodes),
         What::Grpc(nodes) => (Api::Grpc, nodes),
+        What::Budget(arguments) => return budget(&runtime, arguments),
         What::Living(living) => {
             println!("{}", runtime.block_on(living.measure())?);
             return Ok(());
@@ -138,6 +173,23 @@ fn run(arguments: &Arguments) -> three_nodes::Result<()> {
     Ok(())
 }
 
+fn budget(runtime: &tokio::runtime::Runtime, arguments: &BudgetArguments) -> three_nodes::Result<()> {
+    let &BudgetArguments { api, works, clients, engine, seconds, keys, value_bytes, .. } = arguments;
+    let dir = scratch(arguments.dir.as_deref())?;
+    let budget = budget::Budget { api, works, engine, clients, round: round(seconds)?, keys: keys.max(1), value_bytes };
+    let legs = runtime.block_on(budget.measure(dir.path()))?;
+    if arguments.json {
+        println!("{}", legs.json());
+    } else {
+        print!("{}", legs.text());
+    }
+    Ok(())
+}
+
+fn scratch(dir: Option<&Path>) -> std::io::Result<tempfile::TempDir> {
+    dir.map_or_else(tempfile::tempdir, tempfile::tempdir_in)
+}
+
 fn round(seconds: f64) -> three_nodes::Result<Duration> {
     if !(0.1..=600.0).contains(&seconds) {
         return Err("a round takes 0.1 to 600 seconds".into());
@@ -146,10 +198,7 @@ fn round(seconds: f64) -> three_nodes::Result<Duration> {
 }
 
 async fn measure(api: Api, arguments: &Nodes) -> three_nodes::Result<Vec<Figures>> {
-    let dir = match &arguments.dir {
-        Some(dir) => tempfile::tempdir_in(dir)?,
-        None => tempfile::tempdir()?,
-    };
+    let dir = scratch(arguments.dir.as_deref())?;
     let cluster = Cluster::start(dir.path(), arguments.engine).await?;
     let target = Arc::new(cluster.target(api, arguments.keys, arguments.value_bytes)?);
     target.fill().await?;

@@ -3,6 +3,12 @@
 //! [`Load::round`] is one round; whoever compares several subjects alternates the rounds between them and makes
 //! [`Figures`] of each one's own.
 
+mod process;
+mod round;
+
+pub use process::Usage;
+pub use round::Round;
+
 use std::error::Error;
 use std::fmt::Display;
 use std::future::Future;
@@ -10,16 +16,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
-use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until, timeout_at};
+
+use round::Seen;
 
 /// What measuring returns.
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Longer latencies are counted as this.
-const LATENCY_MAX: Duration = Duration::from_secs(60);
 /// How long after the end of a round a call may still be under way before it is given up, as an error.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -34,65 +38,6 @@ pub struct Load {
     pub round: Duration,
     /// Rounds of [`Load::run`] that count.
     pub rounds: usize,
-}
-
-/// What was seen in one round.
-#[derive(Debug)]
-pub struct Round {
-    seen: Seen,
-    took: Duration,
-    processor: Duration,
-}
-
-/// What callers saw.
-#[derive(Debug)]
-struct Seen {
-    latencies: Histogram<u64>,
-    errors: u64,
-    first_error: Option<String>,
-}
-
-impl Seen {
-    fn new() -> Result<Self> {
-        Ok(Self { latencies: histogram()?, errors: 0, first_error: None })
-    }
-
-    fn fail(&mut self, error: impl Display) {
-        self.errors += 1;
-        self.first_error.get_or_insert_with(|| error.to_string());
-    }
-
-    fn add(&mut self, other: Self) -> Result<()> {
-        self.latencies.add(other.latencies)?;
-        self.errors += other.errors;
-        self.first_error = self.first_error.take().or(other.first_error);
-        Ok(())
-    }
-}
-
-impl Round {
-    /// Calls answered per second.
-    #[must_use]
-    pub fn per_second(&self) -> f64 {
-        self.seen.latencies.len() as f64 / self.took.as_secs_f64()
-    }
-
-    /// Calls answered.
-    #[must_use]
-    pub fn answered(&self) -> u64 {
-        self.seen.latencies.len()
-    }
-
-    /// Nanoseconds that half of the calls took at most.
-    #[must_use]
-    pub fn median_ns(&self) -> u64 {
-        self.seen.latencies.value_at_quantile(0.5)
-    }
-
-    /// Adds what other processes have used of the processors for these calls.
-    pub fn add_processor_time(&mut self, used: Duration) {
-        self.processor += used;
-    }
 }
 
 impl Load {
@@ -122,7 +67,7 @@ impl Load {
         F: Future<Output = std::result::Result<(), E>> + Send + 'static,
         E: Display + Send + 'static,
     {
-        let (begun, processor) = (Instant::now(), processor_time());
+        let (begun, before) = (Instant::now(), Usage::of_this_process());
         let until = begun + self.round;
         let next = Arc::new(AtomicU64::new(0));
         let mut callers = Vec::new();
@@ -140,8 +85,8 @@ impl Load {
         for caller in callers {
             seen.add(caller.await?)?;
         }
-        let processor = processor_time().saturating_sub(processor);
-        Ok(Round { seen, took: begun.elapsed(), processor })
+        let took = begun.elapsed();
+        Ok(Round { seen, took, usage: Usage::of_this_process().since(before) })
     }
 }
 
@@ -183,19 +128,8 @@ where
     }
 }
 
-/// Nanoseconds, to three digits.
-fn histogram() -> Result<Histogram<u64>> {
-    Ok(Histogram::new_with_bounds(1, nanoseconds(LATENCY_MAX), 3)?)
-}
-
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// What this process has used of the processors: nodes and callers.
-fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 /// What one measurement found.
@@ -213,6 +147,8 @@ pub struct Figures {
     quantiles: [u64; 4],
     /// Of callers, and of whatever else is in this process or was added.
     processor_us_per_call: f64,
+    /// Changes of context of the same processes.
+    switches_per_call: f64,
 }
 
 impl Figures {
@@ -227,11 +163,12 @@ impl Figures {
     pub fn new(load: &Load, rounds: Vec<Round>) -> Result<Self> {
         let mut rates: Vec<f64> = rounds.iter().map(Round::per_second).collect();
         rates.sort_by(f64::total_cmp);
-        let (mut all, mut processor) = (Seen::new()?, Duration::ZERO);
+        let (mut all, mut usage) = (Seen::new()?, Usage::default());
         for round in rounds {
-            processor += round.processor;
+            usage += round.usage;
             all.add(round.seen)?;
         }
+        let answered = all.latencies.len().max(1) as f64;
         Ok(Self {
             clients: load.clients,
             offered: load.rate,
@@ -239,7 +176,8 @@ impl Figures {
             errors: all.errors,
             first_error: all.first_error,
             quantiles: [0.5, 0.99, 0.999, 1.0].map(|quantile| all.latencies.value_at_quantile(quantile)),
-            processor_us_per_call: processor.as_secs_f64() * 1e6 / (all.latencies.len().max(1)) as f64,
+            processor_us_per_call: usage.processor.as_secs_f64() * 1e6 / answered,
+            switches_per_call: usage.switches as f64 / answered,
             ..Self::default()
         })
     }
@@ -307,7 +245,8 @@ impl Figures {
             "api": self.api, "work": self.work, "clients": self.clients, "offered_per_second": self.offered,
             "per_second": { "median": self.median(), "min": min, "max": max },
             "latency_ns": { "p50": p50, "p99": p99, "p999": p999, "max": longest },
-            "cpu_us_per_call": self.processor_us_per_call, "errors": self.errors, "first_error": self.first_error,
+            "cpu_us_per_call": self.processor_us_per_call, "switches_per_call": self.switches_per_call,
+            "errors": self.errors, "first_error": self.first_error,
         })
     }
 }
@@ -346,6 +285,6 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_that_is_never_answered_ends_as_an_error() {
         let round = load(None).round(|_| std::future::pending::<std::result::Result<(), String>>()).await.unwrap();
-        assert_eq!(round.seen.errors, 2);
+        assert_eq!(round.errors(), 2);
     }
 }

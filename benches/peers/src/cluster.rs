@@ -4,9 +4,12 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::alternate::{Found, Rounds, Subject, Work};
+use crate::alternate::{Found, Rounds};
 use crate::log::Result;
+use crate::subject::{Subject, Work};
+use crate::system::System;
 
+mod echo;
 mod etcd;
 mod ours;
 #[cfg(feature = "published")]
@@ -19,46 +22,48 @@ pub struct Data {
     pub value_bytes: usize,
 }
 
+/// The systems, in the order in which they are told.
+const SYSTEMS: &[&str] = &["ours", "echo", "etcd", "published"];
+
 /// Reads that are not linearizable are measured with these clients alone.
 const CLIENTS_OF_OTHER_READS: [usize; 2] = [1, 100];
 
+/// Starts the system of this name below `dir`, in this process; none if it is no name of one.
+pub async fn start(name: &str, dir: &Path, data: Data) -> Option<Result<Vec<Box<dyn Subject>>>> {
+    Some(match name {
+        "ours" => ours::start(dir, data).await,
+        "echo" => echo::start(data).await,
+        "etcd" => etcd::start(dir, data).await,
+        #[cfg(feature = "published")]
+        "published" => published::start(dir, data).await,
+        _ => return None,
+    })
+}
+
 /// Measures all that can be started below `dir`.
-pub async fn measure(dir: &Path, data: Data, rounds: &Rounds) -> Result<Value> {
+pub fn measure(dir: &Path, data: Data, rounds: &Rounds) -> Result<Value> {
     let scratch = tempfile::tempdir_in(dir)?;
     let mut found = Found::default();
-    let mut subjects: Vec<Box<dyn Subject>> = Vec::new();
-    subjects.extend(ours::start(&scratch.path().join("ours"), data).await?);
-    match etcd::Etcd::start(&scratch.path().join("etcd"), data).await {
-        Ok(etcd) => subjects.push(Box::new(etcd)),
-        Err(why) => found.skip("etcd", why),
-    }
-    #[cfg(feature = "published")]
-    match published::start(&scratch.path().join("published"), data).await {
-        Ok(published) => subjects.extend(published),
-        Err(why) => found.skip("d-engine 0.2 of crates.io", why),
-    }
-    let mut filled = Vec::new();
-    for mut subject in subjects {
-        eprintln!("filling {} ({})", subject.name(), subject.about());
-        match subject.fill().await {
-            Ok(()) => filled.push(subject),
-            Err(why) => {
-                found.skip(subject.name(), format_args!("could not write the keys: {why}"));
-                subject.stop().await?;
-            }
-        }
-    }
+    let mut systems = systems(SYSTEMS, scratch.path(), data, &mut found);
     for work in Work::ALL {
-        for &clients in &rounds.clients {
-            if matches!(work, Work::Put | Work::Get) || CLIENTS_OF_OTHER_READS.contains(&clients) {
-                eprintln!("{} with {clients} clients", work.name());
-                found.measure(&filled, work, clients, rounds).await;
-            }
+        let all = matches!(work, Work::Put | Work::Get);
+        let clients: Vec<usize> =
+            rounds.clients.iter().copied().filter(|count| all || CLIENTS_OF_OTHER_READS.contains(count)).collect();
+        eprintln!("{} with {clients:?} clients", work.name());
+        found.measure(&mut systems, work, &clients, rounds);
+    }
+    Ok(found.json(&systems))
+}
+
+/// Starts these systems, asleep; those that cannot be started are skipped.
+pub fn systems(names: &[&str], dir: &Path, data: Data, found: &mut Found) -> Vec<System> {
+    let mut systems = Vec::new();
+    for name in names {
+        eprintln!("starting {name}");
+        match System::start(name, &dir.join(name), data) {
+            Ok(system) => systems.push(system),
+            Err(why) => found.skip(*name, why),
         }
     }
-    let found = found.json(&filled);
-    for subject in filled {
-        subject.stop().await?;
-    }
-    Ok(found)
+    systems
 }

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use super::machine::Machine;
-use super::{SPACE_BYTES, allow_busy};
+use super::{SPACE_BYTES, quiet};
 use crate::{Failed, cargo, run, target};
 
 /// What to measure, and where.
@@ -23,13 +22,17 @@ pub(crate) struct Cluster {
 
 /// Measures three nodes through `api`.
 pub(crate) fn cluster(api: &str, arguments: &Cluster) -> Result<(), Failed> {
-    let target = target().map_err(Failed::Because)?;
-    let dir = arguments.dir.as_ref().unwrap_or(&target);
-    cargo(&["build", "--release", "--locked", "-p", "cluster-bench", "--target-dir", &target.to_string_lossy()])?;
-    let mut machine = Machine::look(dir).map_err(Failed::Because)?;
-    machine.check_place(SPACE_BYTES).map_err(Failed::Because)?;
-    let (processors, disk) = (machine.cpu_is_busy(), machine.disk_is_busy(dir));
-    allow_busy(processors.and(disk), arguments.force).map_err(Failed::Because)?;
-    let mut bench = Command::new(target.join("release/cluster-bench"));
+    let dir = arguments.dir.clone().map_or_else(target, Ok)?;
+    let (_, mut bench) = quiet(&dir, SPACE_BYTES, arguments.force, || build(None))?;
     run("cluster-bench", bench.arg(api).arg("--dir").arg(dir).args(&arguments.arguments).stdin(Stdio::null()))
+}
+
+/// Builds `cluster-bench`, and a program that it runs.
+pub(super) fn build(program: Option<&str>) -> Result<Command, Failed> {
+    let target = target()?;
+    let packages: Vec<&str> =
+        ["cluster-bench"].into_iter().chain(program).flat_map(|package| ["-p", package]).collect();
+    let directory = target.to_string_lossy();
+    cargo(&[&["build", "--release", "--locked"], &packages[..], &["--target-dir", &directory]].concat())?;
+    Ok(Command::new(target.join("release/cluster-bench")))
 }

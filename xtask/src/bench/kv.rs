@@ -3,9 +3,8 @@
 //! One benchmark, `machine` of d-engine-kv: criterion leaves what it has measured in files, and prints what it judges itself
 //! as lines of JSON.
 
-use super::machine::Machine;
 use super::report::Report;
-use super::{Measured, Places, RUN_LIMIT, allow_busy, cargo_for, in_scratch};
+use super::{Measured, Places, RUN_LIMIT, cargo_for, in_scratch, quiet};
 use crate::{Failed, process, root};
 
 const PACKAGE: &str = "d-engine-kv";
@@ -18,13 +17,8 @@ pub(crate) fn kv(arguments: &Measured) -> Result<(), Failed> {
     in_scratch("kv", arguments, measure)
 }
 
-fn measure(places: &Places, force: bool) -> Result<Report, String> {
-    let mut machine = Machine::look(&places.scratch)?;
-    machine.check_place(SPACE_BYTES)?;
-    allow_busy(machine.cpu_is_busy(), force)?;
-    places.build(PACKAGE, BENCH)?;
-    // Its own building is over: what is busy now is something else.
-    allow_busy(machine.cpu_is_busy(), force)?;
+fn measure(places: &Places, force: bool) -> Result<Report, Failed> {
+    let (mut machine, ()) = quiet(&places.scratch, SPACE_BYTES, force, || Ok(places.build(PACKAGE, BENCH)?))?;
 
     eprintln!("… measuring {BENCH} of {PACKAGE}");
     let mut command = cargo_for(PACKAGE, &["bench", "--locked", "-p", PACKAGE, "--bench", BENCH, "--", "--noplot"]);

@@ -3,37 +3,30 @@
 //!
 //! `benches/peers` measures; here its figures meet the targets. What cannot be built or run is a line that says why.
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use d_engine_plot::{Bar, Group, Page, bars};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::machine::Machine;
-use super::report::{Table, met, number, thousands, time};
-use super::{Places, RUN_LIMIT, SPACE_BYTES, allow_busy};
-use crate::{Failed, process};
+use super::{Measured, Places, RUN_LIMIT, SPACE_BYTES, in_scratch, quiet};
+use crate::Failed;
+
+mod page;
+mod runs;
+mod targets;
 
 /// What to measure and how to say it.
 #[derive(clap::Args)]
 pub(crate) struct PeersArguments {
-    /// Prints JSON instead of the tables
-    #[arg(long)]
-    json: bool,
-    /// Writes a page with tables and plots to this file as well, as HTML
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
-    /// The directory to measure in, on the disk that is meant; one below the target directory otherwise
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
-    /// Measures although the machine is busy, and says so in the result
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    measured: Measured,
+    /// Runs of everything, each from the start; figures are the medians of theirs
+    #[arg(long, default_value_t = 1)]
+    runs: usize,
     /// Seconds that one round lasts
-    #[arg(long, default_value_t = 1.5)]
+    #[arg(long, default_value_t = 1.0)]
     seconds: f64,
-    /// Rounds of each measurement, after half a one that is not counted
+    /// Rounds of each measurement in a run, each after a quarter of one that is not counted
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Callers, each with one call under way; one measurement each
@@ -47,112 +40,78 @@ pub(crate) struct PeersArguments {
     value_bytes: usize,
 }
 
-const IN_PROCESS: &str = "d-engine in process";
-const OVER_GRPC: &str = "d-engine over gRPC";
-const CONSENSUS: &str = "d-engine consensus";
-const ETCD: &str = "etcd";
-const OPENRAFT: &str = "openraft";
-const PUBLISHED: &str = "published 0.2 in process";
-const PUBLISHED_GRPC: &str = "published 0.2 over gRPC";
 /// As many as openraft's own benchmark has.
 const CONSENSUS_CLIENTS: &str = "1,64,1024";
 
-/// What a figure must reach.
-#[derive(Clone, Copy)]
-enum Target {
-    /// So many times the calls per second of another.
-    Times(&'static str, f64),
-    /// So much of the median latency of another at most.
-    OfMedian(&'static str, f64),
-    /// Calls per second.
-    Rate(f64),
-    /// Seconds at most, of half of the calls.
-    Median(f64),
-    /// Seconds at most, of 99 of 100 calls.
-    P99(f64),
-}
-
-/// The targets: subject, work, clients.
-const TARGETS: &[(&str, &str, u64, Target)] = &[
-    (IN_PROCESS, "put", 1, Target::Median(200e-6)),
-    (IN_PROCESS, "put", 1, Target::Times(ETCD, 3.0)),
-    (IN_PROCESS, "put", 100, Target::Times(PUBLISHED, 3.0)),
-    (IN_PROCESS, "put", 1000, Target::Times(PUBLISHED, 3.0)),
-    (IN_PROCESS, "put", 100, Target::Rate(200_000.0)),
-    (IN_PROCESS, "put", 1000, Target::Rate(300_000.0)),
-    (IN_PROCESS, "put", 100, Target::P99(5e-3)),
-    (IN_PROCESS, "get", 100, Target::Rate(600_000.0)),
-    (IN_PROCESS, "get-lease", 1, Target::Rate(3_000_000.0)),
-    (OVER_GRPC, "put", 1, Target::OfMedian(ETCD, 0.6)),
-    (OVER_GRPC, "put", 100, Target::Times(ETCD, 5.0)),
-    (OVER_GRPC, "put", 100, Target::Times(PUBLISHED_GRPC, 5.0)),
-    (OVER_GRPC, "put", 100, Target::Rate(85_000.0)),
-    (OVER_GRPC, "get", 100, Target::Times(ETCD, 10.0)),
-    (OVER_GRPC, "get", 100, Target::Times(PUBLISHED_GRPC, 5.0)),
-    (OVER_GRPC, "get", 100, Target::Rate(115_000.0)),
-    (CONSENSUS, "put", 64, Target::Times(OPENRAFT, 1.0)),
-    (CONSENSUS, "put", 1024, Target::Times(OPENRAFT, 1.0)),
-];
-
 /// Measures all.
 pub(crate) fn peers(arguments: &PeersArguments) -> Result<(), Failed> {
-    let places = Places::new("peers", arguments.dir.as_deref()).map_err(Failed::Because)?;
-    let found = measure(&places, arguments);
-    places.remove();
-    let found = found.map_err(Failed::Because)?;
-    if let Some(path) = &arguments.report {
-        fs::write(path, found.html())
-            .map_err(|error| Failed::Because(format!("could not write the report {}: {error}", path.display())))?;
-    }
-    if arguments.json {
-        println!("{:#}", found.json());
-    } else {
-        print!("{}", found.text());
-    }
-    Ok(())
+    in_scratch("peers", &arguments.measured, |places, force| measure(places, arguments, force))
 }
 
-fn measure(places: &Places, arguments: &PeersArguments) -> Result<Found, String> {
-    let mut machine = Machine::look(&places.scratch)?;
-    machine.check_place(SPACE_BYTES)?;
-    allow_busy(machine.cpu_is_busy(), arguments.force)?;
-    let (program, without) = places.build_peers()?;
-    let (processors, disk) = (machine.cpu_is_busy(), machine.disk_is_busy(&places.scratch));
-    allow_busy(processors.and(disk), arguments.force)?;
-
+fn measure(places: &Places, arguments: &PeersArguments, force: bool) -> Result<Found, Failed> {
+    let (mut machine, (program, without)) = quiet(&places.scratch, SPACE_BYTES, force, || Ok(places.build_peers()?))?;
     let rounds =
         ["--seconds", &arguments.seconds.to_string(), "--rounds", &arguments.rounds.to_string()].map(str::to_owned);
-    let mut found =
-        Found { skipped: without.into_iter().map(|why| ("peers".to_owned(), why)).collect(), ..Found::default() };
-    let mut cluster = Command::new(&program);
-    cluster.args(["cluster", "--dir"]).arg(&places.scratch).args(["--clients", &arguments.clients]);
-    cluster.args(["--keys", &arguments.keys.to_string(), "--value-bytes", &arguments.value_bytes.to_string()]);
-    cluster.args(&rounds);
-    found.add("three nodes", run(places, "cluster", cluster));
-    let mut consensus = Command::new(&program);
-    consensus.args(["consensus", "--clients", CONSENSUS_CLIENTS]).args(&rounds);
-    found.add("consensus alone", run(places, "consensus", consensus));
+    let data =
+        ["--keys", &arguments.keys.to_string(), "--value-bytes", &arguments.value_bytes.to_string()].map(str::to_owned);
+    let mut runs = Runs::default();
+    for number in 1..=arguments.runs.max(1) {
+        let mut add = |title: &str, name: &str, clients: &str, more: &[String]| {
+            let mut command = Command::new(&program);
+            command.arg(name).arg("--dir").arg(&places.scratch).args(["--clients", clients]).args(more).args(&rounds);
+            let title = if arguments.runs > 1 { format!("{title}, run {number}") } else { title.to_owned() };
+            let found = places.json_of(&title, &format!("{name}-{number}"), RUN_LIMIT, &mut command);
+            runs.add(&title, found);
+        };
+        add("three nodes in turns", "cluster", &arguments.clients, &data);
+        add("consensus in turns", "consensus", CONSENSUS_CLIENTS, &[]);
+    }
     machine.look_again(&places.scratch);
+    let mut found = runs.found();
+    found.skipped.splice(0..0, without.into_iter().map(|why| ("peers".to_owned(), why)));
     found.machine = Some(machine);
     Ok(found)
 }
 
-fn run(places: &Places, title: &str, mut command: Command) -> Result<Value, String> {
-    eprintln!("… measuring {title} in turns");
-    let log: &Path = &places.logs.join(format!("{title}.log"));
-    let mut found = None;
-    let ended = process::run(&mut command, log, RUN_LIMIT, |line| {
-        if line.starts_with('{') {
-            found = serde_json::from_str(line).ok();
+/// What each run found.
+#[derive(Default)]
+struct Runs {
+    subjects: Vec<(String, String)>,
+    measured: Vec<Vec<Value>>,
+    ratios: Vec<Vec<Value>>,
+    skipped: Vec<(String, String)>,
+}
+
+impl Runs {
+    fn add(&mut self, what: &str, found: Result<Value, String>) {
+        let found = match found {
+            Ok(found) => found,
+            Err(why) => return self.skipped.push((what.to_owned(), why)),
+        };
+        let list = |name: &str| found[name].as_array().cloned().unwrap_or_default();
+        for subject in list("subjects").iter().map(|one| (text(&one["name"]), text(&one["about"]))) {
+            if !self.subjects.contains(&subject) {
+                self.subjects.push(subject);
+            }
         }
-        None
-    });
-    ended.map_err(|end| format!("it {end}; {}", log.display()))?;
-    found.ok_or_else(|| format!("it said nothing that is JSON; {}", log.display()))
+        self.measured.push(list("measured"));
+        self.ratios.push(list("ratios"));
+        let skipped = list("skipped");
+        self.skipped.extend(skipped.iter().map(|one| (format!("{what}: {}", text(&one["what"])), text(&one["why"]))));
+    }
+
+    fn found(self) -> Found {
+        Found {
+            machine: None,
+            subjects: self.subjects,
+            measured: runs::measured(&self.measured),
+            ratios: runs::ratios(&self.ratios),
+            skipped: self.skipped,
+        }
+    }
 }
 
 /// Everything that was found.
-#[derive(Default)]
 struct Found {
     machine: Option<Machine>,
     /// Name, and what it is.
@@ -162,247 +121,44 @@ struct Found {
     skipped: Vec<(String, String)>,
 }
 
-/// One line of the table of targets.
-struct Judged {
-    what: String,
-    target: String,
-    found: String,
-    met: Option<bool>,
-}
-
-impl Found {
-    fn add(&mut self, what: &str, found: Result<Value, String>) {
-        let found = match found {
-            Ok(found) => found,
-            Err(why) => return self.skipped.push((what.to_owned(), why)),
-        };
-        let list = |name: &str| found[name].as_array().cloned().unwrap_or_default();
-        self.subjects.extend(list("subjects").iter().map(|one| (text(&one["name"]), text(&one["about"]))));
-        self.measured.extend(list("measured"));
-        self.ratios.extend(list("ratios"));
-        self.skipped.extend(list("skipped").iter().map(|one| (text(&one["what"]), text(&one["why"]))));
-    }
-
-    fn of(&self, subject: &str, work: &str, clients: u64) -> Option<&Value> {
-        self.measured.iter().find(|one| one["api"] == subject && one["work"] == work && one["clients"] == clients)
-    }
-
-    fn ratio(&self, subject: &str, against: &str, work: &str, clients: u64) -> Option<&Value> {
-        self.ratios.iter().find(|one| {
-            one["subject"] == subject && one["against"] == against && one["work"] == work && one["clients"] == clients
-        })
-    }
-
-    fn judged(&self) -> Vec<Judged> {
-        TARGETS.iter().map(|(subject, work, clients, target)| self.judge(subject, work, *clients, *target)).collect()
-    }
-
-    fn judge(&self, subject: &str, work: &str, clients: u64, target: Target) -> Judged {
-        let measured = self.of(subject, work, clients);
-        let seconds = |name: &str| measured.map(|one| number(&one["latency_ns"][name]) / 1e9);
-        let ratio =
-            |against: &str, name: &str| self.ratio(subject, against, work, clients).map(|one| number(&one[name]));
-        let times = |ratio: f64| format!("{ratio:.2} ×");
-        let (target, found, met) = match target {
-            Target::Times(against, least) => {
-                let found = ratio(against, "ratio");
-                (format!("≥ {least} × {against}"), found.map(times), found.map(|ratio| ratio >= least))
-            }
-            Target::OfMedian(against, most) => {
-                let found = ratio(against, "p50_ratio");
-                (format!("p50 < {most} × {against}"), found.map(times), found.map(|ratio| ratio < most))
-            }
-            Target::Rate(least) => {
-                let found = measured.map(|one| number(&one["per_second"]["median"]));
-                let shown = |rate: f64| format!("{}/s", thousands(rate));
-                (format!("≥ {}", shown(least)), found.map(shown), found.map(|rate| rate >= least))
-            }
-            Target::Median(most) => {
-                let found = seconds("p50");
-                (format!("p50 < {}", time(most)), found.map(time), found.map(|seconds| seconds < most))
-            }
-            Target::P99(most) => {
-                let found = seconds("p99");
-                (format!("p99 < {}", time(most)), found.map(time), found.map(|seconds| seconds < most))
-            }
-        };
-        let what = format!("{subject}: {work}, {clients} clients");
-        Judged { what, target, found: found.unwrap_or_else(|| "not measured".to_owned()), met }
-    }
-
-    fn tables(&self) -> [Table; 5] {
-        let facts = self.machine.iter().flat_map(Machine::facts).map(|(name, value)| vec![name.into(), value]);
-        let subjects = self.subjects.iter().map(|(name, about)| vec![name.clone(), about.clone()]);
-        let measured = self.measured.iter().map(|one| {
-            let rate = |name: &str| thousands(number(&one["per_second"][name]));
-            let latency = |name: &str| time(number(&one["latency_ns"][name]) / 1e9);
-            vec![
-                text(&one["work"]),
-                one["clients"].to_string(),
-                text(&one["api"]),
-                format!("{}/s", rate("median")),
-                format!("{}–{}", rate("min"), rate("max")),
-                latency("p50"),
-                latency("p99"),
-                format!("{:.1} µs", number(&one["cpu_us_per_call"])),
-                errors(one),
-            ]
-        });
-        let ratios = self.ratios.iter().map(|one| {
-            vec![
-                text(&one["work"]),
-                one["clients"].to_string(),
-                format!("{} ÷ {}", text(&one["subject"]), text(&one["against"])),
-                format!("{:.2}", number(&one["ratio"])),
-                format!("{:.2}–{:.2}", number(&one["lowest"]), number(&one["highest"])),
-            ]
-        });
-        let judged = self.judged().into_iter().map(|one| vec![one.what, one.target, one.found, met(one.met)]);
-        [
-            Table::new(&["machine", ""], facts),
-            Table::new(&["subject", "what it is"], subjects),
-            Table::new(
-                &["work", "clients", "subject", "calls", "rounds", "p50", "p99", "CPU/call", "errors"],
-                measured,
-            ),
-            Table::new(&["work", "clients", "calls per second", "ratio", "rounds"], ratios),
-            Table::new(&["what", "target", "found", "met?"], judged),
-        ]
-    }
-
-    fn last_lines(&self) -> Vec<String> {
-        let judged = self.judged();
-        let count = |wanted| judged.iter().filter(|one| one.met == wanted).count();
-        let mut lines: Vec<String> = self.skipped.iter().map(|(what, why)| format!("skipped: {what}: {why}")).collect();
-        lines.push(format!(
-            "{} targets met, {} missed, {} not measured; {} skipped",
-            count(Some(true)),
-            count(Some(false)),
-            count(None),
-            self.skipped.len()
-        ));
-        lines
-    }
-
-    fn text(&self) -> String {
-        let tables = self.tables().map(|table| table.text()).join("\n");
-        format!("{tables}\n{}\n", self.last_lines().join("\n"))
-    }
-
-    fn html(&self) -> String {
-        let mut page = Page::new("d-engine beside others");
-        let [machine, subjects, measured, ratios, judged] = self.tables();
-        page.paragraph(
-            "Rounds alternate between the subjects in one run, under one load, on one machine; figures of different runs \
-             or machines say little. Bars are medians of the rounds, thin lines their spread; with latencies, bars are \
-             the median of all calls and thin lines reach to the 99th percentile.",
-        );
-        subjects.add_to(&mut page);
-        page.heading("Targets");
-        judged.add_to(&mut page);
-        page.heading("Calls per second");
-        for work in self.works() {
-            page.plot(&bars(
-                &work,
-                "calls per second",
-                &self.groups(&work, |one| {
-                    let rate = |name: &str| number(&one["per_second"][name]);
-                    Bar::new(&text(&one["api"]), rate("median")).range(rate("min"), rate("max"))
-                }),
-            ));
-        }
-        page.heading("Latencies");
-        for work in self.works() {
-            page.plot(&bars(
-                &work,
-                "µs",
-                &self.groups(&work, |one| {
-                    let micros = |name: &str| number(&one["latency_ns"][name]) / 1e3;
-                    Bar::new(&text(&one["api"]), micros("p50")).range(micros("p50"), micros("p99"))
-                }),
-            ));
-        }
-        page.heading("Everything");
-        measured.add_to(&mut page);
-        ratios.add_to(&mut page);
-        machine.add_to(&mut page);
-        self.last_lines().iter().for_each(|line| page.paragraph(line));
-        page.html()
-    }
-
-    /// Each kind of work, in the order of measuring.
-    fn works(&self) -> Vec<String> {
-        let mut works: Vec<String> = self.measured.iter().map(|one| text(&one["work"])).collect();
-        works.dedup();
-        works
-    }
-
-    /// One group of bars for each number of clients.
-    fn groups(&self, work: &str, bar: impl Fn(&Value) -> Bar) -> Vec<Group> {
-        let mut groups: Vec<Group> = Vec::new();
-        for one in self.measured.iter().filter(|one| one["work"] == work) {
-            let name = format!("{} clients", one["clients"]);
-            if groups.last().is_none_or(|group| group.name != name) {
-                groups.push(Group { name, bars: Vec::new() });
-            }
-            groups.last_mut().expect("one was just pushed if there was none").bars.push(bar(one));
-        }
-        groups
-    }
-
-    fn json(&self) -> Value {
-        let judged = self
-            .judged()
-            .into_iter()
-            .map(|one| json!({ "what": one.what, "target": one.target, "found": one.found, "met": one.met }));
-        json!({
-            "machine": self.machine.as_ref().map(Machine::json),
-            "subjects": self.subjects.iter().map(|(name, about)| json!({ "name": name, "about": about })).collect::<Vec<_>>(),
-            "measured": self.measured,
-            "ratios": self.ratios,
-            "targets": judged.collect::<Vec<_>>(),
-            "skipped": self.skipped.iter().map(|(what, why)| json!({ "what": what, "why": why })).collect::<Vec<_>>(),
-        })
-    }
-}
-
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or("unknown").to_owned()
 }
 
-/// How many calls failed, and how the first one did.
-fn errors(one: &Value) -> String {
-    match (one["errors"].as_u64(), one["first_error"].as_str()) {
-        (Some(count), Some(first)) => format!("{count}: {}", first.chars().take(60).collect::<String>()),
-        _ => String::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::super::Told as _;
+    use super::targets::judged;
     use super::*;
 
+    const OVER_GRPC: &str = "d-engine over gRPC";
+    const IN_PROCESS: &str = "d-engine in process";
+    const ETCD: &str = "etcd";
+
     fn figures(subject: &str, work: &str, clients: u64, rate: f64, p50: u64) -> Value {
-        json!({ "api": subject, "work": work, "clients": clients, "errors": 0, "cpu_us_per_call": 1.0,
+        json!({ "api": subject, "work": work, "clients": clients, "errors": 0, "cpu_us_per_call": 1.0, "switches_per_call": 2.0,
             "per_second": { "median": rate, "min": rate, "max": rate }, "latency_ns": { "p50": p50, "p99": 2 * p50 } })
     }
 
     fn found() -> Found {
-        let mut found = Found::default();
+        let mut runs = Runs::default();
+        let silent = json!({ "subject": OVER_GRPC, "against": "published 0.2 over gRPC", "work": "put", "clients": 100,
+            "why": "it answered nothing" });
         let ratio = json!({ "subject": OVER_GRPC, "against": ETCD, "work": "put", "clients": 100,
             "ratio": 4.0, "lowest": 3.0, "highest": 5.0, "p50_ratio": 0.3 });
         let one = json!({
-            "subjects": [{ "name": ETCD, "about": "3.4" }], "ratios": [ratio], "skipped": [{ "what": "x", "why": "y" }],
+            "subjects": [{ "name": ETCD, "about": "3.4" }], "ratios": [ratio, silent], "skipped": [{ "what": "x", "why": "y" }],
             "measured": [figures(OVER_GRPC, "put", 100, 90_000.0, 1_000_000), figures(IN_PROCESS, "put", 1, 9.0, 150_000)],
         });
-        found.add("three nodes", Ok(one));
-        found.add("consensus alone", Err("no compiler".into()));
-        found
+        runs.add("three nodes", Ok(one));
+        runs.add("consensus alone", Err("no compiler".into()));
+        runs.found()
     }
 
     fn met_of(found: &Found, what: &str, target: &str) -> Option<bool> {
-        let judged = found.judged();
-        judged.iter().find(|one| one.what.starts_with(what) && one.target.contains(target)).unwrap().met
+        judged(found).iter().find(|one| one.what.starts_with(what) && one.target.contains(target)).unwrap().met
     }
 
     #[test]
@@ -418,8 +174,9 @@ mod tests {
     fn what_was_skipped_stands_in_every_form_of_the_report() {
         let found = found();
         let json = found.json().to_string();
-        for form in [&found.text(), &found.html(), &json] {
-            assert!(form.contains("no compiler"), "{form}");
+        for form in [&found.text(), &found.file(), &json] {
+            assert!(form.contains("no compiler") && form.contains("it answered nothing"), "{form}");
+            assert!(!form.contains("NaN"), "{form}");
         }
     }
 }

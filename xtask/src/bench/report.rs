@@ -7,8 +7,8 @@ use std::time::SystemTime;
 use d_engine_plot::Page;
 use serde_json::{Value, json};
 
-use super::Peers;
 use super::machine::Machine;
+use super::{Peers, Told};
 
 /// What a figure has to be.
 #[derive(Debug, Clone, Copy)]
@@ -199,19 +199,21 @@ impl Report {
         lines.push(format!("{} targets met, {} missed, {} skipped", count(true), count(false), self.skipped.len()));
         lines
     }
+}
 
-    pub(crate) fn text(&self) -> String {
+impl Told for Report {
+    fn text(&self) -> String {
         let tables = self.tables().iter().map(Table::text).collect::<Vec<_>>().join("\n");
         format!("{tables}\n{}\n", self.last_lines().join("\n"))
     }
 
-    pub(crate) fn markdown(&self) -> String {
+    fn file(&self) -> String {
         let tables = self.tables().iter().map(Table::markdown).collect::<Vec<_>>().join("\n");
         let lines: Vec<String> = self.last_lines().iter().map(|line| format!("- {line}")).collect();
         format!("{tables}\n{}\n", lines.join("\n"))
     }
 
-    pub(crate) fn json(&self) -> Value {
+    fn json(&self) -> Value {
         let rows = self.rows.iter().map(|row| {
             json!({
                 "what": row.what,
@@ -445,7 +447,7 @@ mod tests {
         report.add_peers(&Peers { found, without: None });
         assert_eq!(report.ratios.iter().map(Ratio::met).collect::<Vec<_>>(), [Some(true), Some(false)]);
         report.skip("log of another", "no compiler");
-        assert!(report.markdown().contains("skipped: log of another: no compiler"));
+        assert!(report.file().contains("skipped: log of another: no compiler"));
         assert!(report.text().contains("raft-engine 0.4.2"));
         assert_eq!(report.json()["ratios"][1]["met"], false);
     }

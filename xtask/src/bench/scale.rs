@@ -1,9 +1,6 @@
 //! `cargo xtask bench scale` and `bench living`: how cost grows with nodes, idle connections, keys and the size of values, and
 //! what nodes cost that rejoin, restart, are behind or hand over; `cluster-bench` measures, here it becomes a table.
 
-use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use d_engine_plot::Page;
@@ -11,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::machine::Machine;
 use super::report::{Table, met, number};
-use super::{Places, SPACE_BYTES, allow_busy};
-use crate::{Failed, cargo, process, target};
+use super::{Measured, SPACE_BYTES, Told, cluster, in_scratch, quiet};
+use crate::Failed;
 
 /// What `cluster-bench` is asked for.
 struct Subject {
@@ -45,18 +42,8 @@ const LIVING: Subject = Subject {
 /// What to measure and how to say it.
 #[derive(clap::Args)]
 pub(crate) struct Scale {
-    /// Prints JSON instead of the tables
-    #[arg(long)]
-    json: bool,
-    /// Writes the tables to this file as well, as HTML
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
-    /// The directory to measure in, on the disk that is meant; one below the target directory otherwise
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
-    /// Measures although the machine is busy, and says so in the result
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    measured: Measured,
     /// Goes to `cluster-bench`, as in `scale -- --connections 1000` or `living -- --only transfer`; `-- --help` lists its flags
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -82,51 +69,41 @@ pub(crate) fn living(arguments: &Living) -> Result<(), Failed> {
     run(&LIVING, &arguments.scale, if arguments.small { &["--small"] } else { &[] })
 }
 
-fn run(subject: &Subject, arguments: &Scale, more: &[&str]) -> Result<(), Failed> {
-    let target = target().map_err(Failed::Because)?;
-    let packages = ["cluster-bench"].into_iter().chain(subject.program).flat_map(|package| ["-p", package]);
-    let build: Vec<&str> = ["build", "--release", "--locked"].into_iter().chain(packages).collect();
-    cargo(&[&build[..], &["--target-dir", &target.to_string_lossy()]].concat())?;
-    let places = Places::new(subject.name, arguments.dir.as_deref()).map_err(Failed::Because)?;
-    let mut bench = Command::new(target.join("release/cluster-bench"));
-    bench.arg(subject.name).arg("--dir").arg(&places.scratch).args(more).args(&arguments.arguments);
-    let found = measure(subject, &places, arguments.force, bench);
-    places.remove();
-    let (machine, found) = found.map_err(Failed::Because)?;
-    let tables = tables(&machine, &found);
-    if let Some(path) = &arguments.report {
-        let mut page = Page::new(subject.title);
-        tables.iter().for_each(|table| table.add_to(&mut page));
-        last_lines(&found).iter().for_each(|line| page.paragraph(line));
-        fs::write(path, page.html())
-            .map_err(|error| Failed::Because(format!("could not write the report {}: {error}", path.display())))?;
-    }
-    if arguments.json {
-        println!("{:#}", json!({ "machine": machine.json(), "rows": found["rows"], "skipped": found["skipped"] }));
-    } else {
-        println!("{}\n{}", tables.map(|table| table.text()).join("\n"), last_lines(&found).join("\n"));
-    }
-    Ok(())
+fn run(subject: &'static Subject, arguments: &Scale, more: &[&str]) -> Result<(), Failed> {
+    in_scratch(subject.name, &arguments.measured, |places, force| {
+        let build = || cluster::build(subject.program);
+        let (mut machine, mut bench) = quiet(&places.scratch, subject.space_bytes, force, build)?;
+        bench.args([subject.name, "--dir"]).arg(&places.scratch).args(more).args(&arguments.arguments);
+        let found = places.json_of(subject.title, subject.name, subject.limit, &mut bench)?;
+        machine.look_again(&places.scratch);
+        Ok(Grown { title: subject.title, machine, found })
+    })
 }
 
-fn measure(subject: &Subject, places: &Places, force: bool, mut bench: Command) -> Result<(Machine, Value), String> {
-    let mut machine = Machine::look(&places.scratch)?;
-    machine.check_place(subject.space_bytes)?;
-    let (processors, disk) = (machine.cpu_is_busy(), machine.disk_is_busy(&places.scratch));
-    allow_busy(processors.and(disk), force)?;
-    let log = places.logs.join(format!("{}.log", subject.name));
-    let mut found = None;
-    let ended = process::run(&mut bench, &log, subject.limit, |line| {
-        match serde_json::from_str(line) {
-            Ok(Value::Object(object)) => found = Some(Value::Object(object)),
-            _ => eprintln!("… {line}"),
-        }
-        None
-    });
-    ended.map_err(|end| format!("cluster-bench {end}; {}", log.display()))?;
-    machine.look_again(&places.scratch);
-    let found = found.ok_or_else(|| format!("cluster-bench said nothing that is JSON; {}", log.display()))?;
-    Ok((machine, found))
+/// What was found.
+struct Grown {
+    title: &'static str,
+    machine: Machine,
+    /// As `cluster-bench` tells it.
+    found: Value,
+}
+
+impl Told for Grown {
+    fn text(&self) -> String {
+        let tables = tables(&self.machine, &self.found).map(|table| table.text());
+        format!("{}\n{}\n", tables.join("\n"), last_lines(&self.found).join("\n"))
+    }
+
+    fn json(&self) -> Value {
+        json!({ "machine": self.machine.json(), "rows": self.found["rows"], "skipped": self.found["skipped"] })
+    }
+
+    fn file(&self) -> String {
+        let mut page = Page::new(self.title);
+        tables(&self.machine, &self.found).iter().for_each(|table| table.add_to(&mut page));
+        last_lines(&self.found).iter().for_each(|line| page.paragraph(line));
+        page.html()
+    }
 }
 
 fn list<'a>(found: &'a Value, name: &str) -> &'a [Value] {
@@ -148,9 +125,6 @@ fn last_lines(found: &Value) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut lines: Vec<String> =
         skipped.iter().map(|one| format!("skipped: {}: {}", text(&one["what"]), text(&one["why"]))).collect();
-    lines.extend(
-        list(found, "rows").iter().filter_map(|row| Some(format!("note: {}", row["detail"]["note"].as_str()?))),
-    );
     lines.push(format!("{} targets met, {} missed, {} skipped", count(true), count(false), skipped.len()));
     lines
 }

@@ -3,7 +3,7 @@
 //! They have a target directory of their own, and always the same packages with the same features: so RocksDB is compiled
 //! once, and not again when the choice of features around it changes.
 
-use super::{CLIPPY, Probe, Step, TIMED, Tool, Work, minutes};
+use super::steps::{CLIPPY, Probe, Step, TIMED, Tool, Work, minutes};
 use crate::libclang;
 
 const FOR_ROCKSDB: Tool = Tool { probe: Probe::Asks(libclang::is_ready), install: libclang::INSTALL, in_ci: true };

@@ -10,25 +10,17 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use d_engine_load::{Load, Round};
+use d_engine_load::{Load, Round, Usage};
 use prost::Message;
 use three_nodes::free_peers;
-use tonic::client::Grpc;
-use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
-use tonic_prost::ProstCodec;
 
 use super::Data;
-use crate::alternate::{Subject, Work};
 use crate::log::Result;
+use crate::subject::{Subject, Work};
+use crate::unary::{Caller, Outcome, Protocol, unary};
 
-/// Connections to the leader; callers share them.
-const CONNECTIONS: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(30);
-const AT_ONCE: u64 = 500;
-/// The kernel counts processor time in hundredths of a second on every machine.
-const TICK: Duration = Duration::from_millis(10);
 
 #[derive(Clone, PartialEq, Message)]
 struct PutRequest {
@@ -94,74 +86,55 @@ impl Drop for Processes {
 }
 
 impl Processes {
-    /// User and system time of all of them; fields 14 and 15 of `/proc/PID/stat`.
-    fn processor_time(&self) -> Duration {
-        let ticks = |child: &Child| -> Option<u32> {
-            let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).ok()?;
-            let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(11);
-            Some(fields.next()?.parse::<u32>().ok()? + fields.next()?.parse::<u32>().ok()?)
-        };
-        TICK * self.0.iter().filter_map(ticks).sum()
+    fn usage(&self) -> Usage {
+        let mut usage = Usage::default();
+        self.0.iter().for_each(|child| usage += Usage::of(child.id()));
+        usage
     }
 }
 
-pub struct Etcd {
+/// What is called.
+struct Kv;
+
+impl Protocol for Kv {
+    async fn put(channel: Channel, key: Bytes, value: Bytes) -> Outcome<()> {
+        unary(channel, PutRequest { key, value }, "/etcdserverpb.KV/Put").await.map(|PutResponse {}| ())
+    }
+
+    async fn get(channel: Channel, work: Work, key: Bytes) -> Outcome<Option<Bytes>> {
+        let request = RangeRequest { key, serializable: work == Work::GetLocal };
+        let found: RangeResponse = unary(channel, request, "/etcdserverpb.KV/Range").await?;
+        Ok(found.kvs.into_iter().next().map(|pair| pair.value))
+    }
+}
+
+struct Etcd {
     processes: Processes,
+    addresses: Vec<String>,
     version: String,
-    caller: Arc<Caller>,
+    data: Data,
+    /// Where the calls go, and the calls.
+    leader: String,
+    caller: Arc<Caller<Kv>>,
 }
 
-/// What a call needs.
-struct Caller {
-    /// Connections to the leader.
-    leader: Vec<Channel>,
-    keys: u64,
-    value: Bytes,
-}
-
-impl Etcd {
-    /// Starts three processes with their data below `dir`.
-    pub async fn start(dir: &Path, data: Data) -> Result<Self> {
-        let version = version_of_program()?;
-        let (processes, addresses) = start_processes(dir)?;
-        let (leader, told) = leader_of(&addresses).await.map_err(|why| format!("{why}; {}", log_tails(dir)))?;
-        if told != version {
-            return Err(format!("the program says that it is {version}, the running etcd {told}").into());
+/// Starts three processes with their data below `dir`.
+pub async fn start(dir: &Path, data: Data) -> Result<Vec<Box<dyn Subject>>> {
+    let version = version_of_program()?;
+    let (processes, addresses) = start_processes(dir)?;
+    let begun = Instant::now();
+    let (leader, told) = loop {
+        match leader_of(&addresses).await {
+            Ok(found) => break found,
+            Err(why) if begun.elapsed() > PATIENCE => return Err(format!("{why}; {}", log_tails(dir)).into()),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
-        let endpoint = Endpoint::from_shared(format!("http://{leader}"))?;
-        let leader = (0..CONNECTIONS).map(|_| endpoint.connect_lazy()).collect();
-        let caller = Caller { leader, keys: data.keys, value: vec![b'v'; data.value_bytes].into() };
-        Ok(Self { processes, version, caller: Arc::new(caller) })
+    };
+    if told != version {
+        return Err(format!("the program says that it is {version}, the running etcd {told}").into());
     }
-}
-
-impl Caller {
-    /// A call with this random number, over one of the first `connections`.
-    fn call(
-        &self,
-        work: Work,
-        random: u64,
-        connections: usize,
-    ) -> impl Future<Output = std::result::Result<(), Status>> + use<> {
-        // The key takes the low digits.
-        let channel = self.leader[(random >> 40) as usize % connections].clone();
-        let (key, value) = (key_of(random % self.keys), self.value.clone());
-        async move {
-            match work {
-                Work::Put => {
-                    unary(channel, PutRequest { key, value }, "/etcdserverpb.KV/Put").await.map(|PutResponse {}| ())
-                }
-                Work::Get | Work::GetLease | Work::GetLocal => {
-                    let request = RangeRequest { key, serializable: work == Work::GetLocal };
-                    let found: RangeResponse = unary(channel, request, "/etcdserverpb.KV/Range").await?;
-                    match found.kvs.first() {
-                        Some(pair) if pair.value.len() == value.len() => Ok(()),
-                        _ => Err(Status::data_loss("a key that was written is missing or has another value")),
-                    }
-                }
-            }
-        }
-    }
+    let caller = Caller::new(&leader, data)?;
+    Ok(vec![Box::new(Etcd { processes, addresses, version, data, leader, caller })])
 }
 
 #[async_trait(?Send)]
@@ -180,43 +153,25 @@ impl Subject for Etcd {
     }
 
     async fn fill(&mut self) -> Result<()> {
-        let keys = self.caller.keys;
-        for first in (0..keys).step_by(AT_ONCE as usize) {
-            let numbers = first..keys.min(first + AT_ONCE);
-            let puts: Vec<_> = numbers.map(|key| tokio::spawn(self.caller.call(Work::Put, key, 1))).collect();
-            for put in puts {
-                put.await??;
-            }
+        self.caller.fill().await
+    }
+
+    async fn answers(&mut self) -> Result<u64> {
+        let (leader, _) = leader_of(&self.addresses).await?;
+        if leader != self.leader {
+            self.caller = Caller::new(&leader, self.data)?;
+            self.leader = leader;
         }
-        Ok(())
+        self.caller.answers().await?;
+        Ok(self.addresses.iter().position(|address| *address == self.leader).unwrap_or_default() as u64)
     }
 
     async fn round(&self, work: Work, load: &Load) -> Result<Round> {
-        let before = self.processes.processor_time();
-        let connections = load.clients.clamp(1, CONNECTIONS);
-        let caller = Arc::clone(&self.caller);
-        let call = move |random| caller.call(work, random, connections);
-        let mut round = load.round(call).await?;
-        round.add_processor_time(self.processes.processor_time().saturating_sub(before));
+        let before = self.processes.usage();
+        let mut round = self.caller.round(work, load).await?;
+        round.add_usage(self.processes.usage().since(before));
         Ok(round)
     }
-
-    async fn stop(self: Box<Self>) -> Result<()> {
-        // Its processes end with it.
-        Ok(())
-    }
-}
-
-async fn unary<Q, A>(channel: Channel, request: Q, path: &'static str) -> std::result::Result<A, Status>
-where
-    Q: Message + Send + Sync + 'static,
-    A: Message + Default + Send + Sync + 'static,
-{
-    let mut grpc = Grpc::new(channel);
-    grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-    let codec = ProstCodec::<Q, A>::default();
-    let answer = grpc.unary(Request::new(request), PathAndQuery::from_static(path), codec).await?;
-    Ok(answer.into_inner())
 }
 
 /// The version that `etcd --version` says; an error if that is no etcd.
@@ -259,21 +214,17 @@ fn start_processes(dir: &Path) -> Result<(Processes, Vec<String>)> {
     Ok((processes, clients.into_iter().map(|(_, address)| address).collect()))
 }
 
-/// The address of the leader once there is one, and the version that it says it is.
+/// The address of the leader, and the version that it says it is.
 async fn leader_of(addresses: &[String]) -> Result<(String, String)> {
-    let started = Instant::now();
-    while started.elapsed() < PATIENCE {
-        for address in addresses {
-            let endpoint = Endpoint::from_shared(format!("http://{address}"))?.timeout(Duration::from_secs(1));
-            let asked = unary(endpoint.connect_lazy(), StatusRequest {}, "/etcdserverpb.Maintenance/Status");
-            let Ok(StatusResponse { header: Some(header), version, leader }) = asked.await else { continue };
-            if leader != 0 && header.member_id == leader {
-                return Ok((address.clone(), version));
-            }
+    for address in addresses {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?.timeout(Duration::from_secs(1));
+        let asked = unary(endpoint.connect_lazy(), StatusRequest {}, "/etcdserverpb.Maintenance/Status");
+        let Ok(StatusResponse { header: Some(header), version, leader }) = asked.await else { continue };
+        if leader != 0 && header.member_id == leader {
+            return Ok((address.clone(), version));
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    Err(format!("no leader within {} s", PATIENCE.as_secs()).into())
+    Err("none of the three leads".into())
 }
 
 /// The last line of each log.
@@ -283,9 +234,4 @@ fn log_tails(dir: &Path) -> String {
         format!("n{id}: {}", log.lines().last().unwrap_or("said nothing"))
     };
     [1, 2, 3].map(tail).join("; ")
-}
-
-/// Eight bytes.
-fn key_of(number: u64) -> Bytes {
-    Bytes::copy_from_slice(&number.to_be_bytes())
 }

@@ -6,7 +6,6 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use d_engine_load::{Load, Round};
@@ -25,11 +24,9 @@ use openraft::{
     RaftSnapshotBuilder, Snapshot, SnapshotMeta, SnapshotPolicy, StoredMembership,
 };
 
-use crate::alternate::{Subject, Work};
 use crate::log::Result;
 use crate::peers::locked_version;
-
-const READY: Duration = Duration::from_secs(30);
+use crate::subject::{Subject, Work};
 
 openraft::declare_raft_types!(
     /// Commands and answers are numbers.
@@ -292,34 +289,30 @@ impl RaftNetworkV2<Types> for Connection {
     }
 }
 
-pub struct Openraft {
+struct Openraft {
     nodes: Vec<Node>,
     leader: Node,
 }
 
-impl Openraft {
-    pub async fn start() -> Result<Self> {
-        let config = Config {
-            election_timeout_min: 200,
-            election_timeout_max: 2000,
-            purge_batch_size: 1024,
-            max_payload_entries: 1024,
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(500_000),
-            ..Config::default()
-        };
-        let config = Arc::new(config.validate()?);
-        let router = Router::default();
-        let mut nodes = Vec::new();
-        for id in 1..=3 {
-            let node = Raft::new(id, Arc::clone(&config), router.clone(), Log::default(), Counter::default()).await?;
-            locked(&router.0).insert(id, node.clone());
-            nodes.push(node);
-        }
-        nodes[0].initialize(BTreeSet::from([1, 2, 3])).await?;
-        let led = nodes[0].wait(Some(READY)).metrics(|metrics| metrics.current_leader.is_some(), "a leader").await?;
-        let place = usize::try_from(led.current_leader.unwrap_or(1) - 1)?;
-        Ok(Self { leader: nodes[place].clone(), nodes })
+pub async fn start() -> Result<Vec<Box<dyn Subject>>> {
+    let config = Config {
+        election_timeout_min: 200,
+        election_timeout_max: 2000,
+        purge_batch_size: 1024,
+        max_payload_entries: 1024,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(500_000),
+        ..Config::default()
+    };
+    let config = Arc::new(config.validate()?);
+    let router = Router::default();
+    let mut nodes = Vec::new();
+    for id in 1..=3 {
+        let node = Raft::new(id, Arc::clone(&config), router.clone(), Log::default(), Counter::default()).await?;
+        locked(&router.0).insert(id, node.clone());
+        nodes.push(node);
     }
+    nodes[0].initialize(BTreeSet::from([1, 2, 3])).await?;
+    Ok(vec![Box::new(Openraft { leader: nodes[0].clone(), nodes })])
 }
 
 #[async_trait(?Send)]
@@ -337,8 +330,11 @@ impl Subject for Openraft {
         work == Work::Put
     }
 
-    async fn fill(&mut self) -> Result<()> {
-        Ok(())
+    async fn answers(&mut self) -> Result<u64> {
+        let leader = self.nodes[0].current_leader().await.ok_or("the first node knows no leader")?;
+        self.leader = self.nodes[usize::try_from(leader - 1)?].clone();
+        self.leader.client_write(0).await?;
+        Ok(leader)
     }
 
     async fn round(&self, _: Work, load: &Load) -> Result<Round> {
@@ -348,12 +344,5 @@ impl Subject for Openraft {
             async move { leader.client_write(random).await.map(drop) }
         };
         load.round(call).await
-    }
-
-    async fn stop(self: Box<Self>) -> Result<()> {
-        for node in &self.nodes {
-            node.shutdown().await?;
-        }
-        Ok(())
     }
 }

@@ -12,8 +12,8 @@ use d_engine_core::{Entry, Error, LogId, SnapshotChecksum, SnapshotMetadata, Sta
 use d_engine_load::{Load, Round};
 use tokio::sync::watch;
 
-use crate::alternate::{Subject, Work};
 use crate::log::Result;
+use crate::subject::{Subject, Work};
 
 const READY: Duration = Duration::from_secs(30);
 
@@ -85,36 +85,34 @@ impl StateMachine for Counter {
     }
 }
 
-pub struct Ours {
+struct Ours {
     nodes: Vec<Arc<Node>>,
     leader: Arc<Node>,
     _stop: watch::Sender<()>,
 }
 
-impl Ours {
-    pub async fn start() -> Result<Self> {
-        let router = LocalRouter::new();
-        let (stop, shutdown) = watch::channel(());
-        let mut nodes = Vec::new();
-        for id in 1..=3 {
-            let config = NodeConfig::new(id, "unused")
-                .peers((1..=3).map(|node| (node, format!("in-process:{node}"))))
-                .advertise(format!("in-process:{id}"))
-                .allow_unsafe_voters(true);
-            let node = NodeBuilder::new(config, shutdown.clone())
-                .storage_engine(Arc::new(MemStorageEngine::new()))
-                .state_machine(Arc::new(Counter::default()))
-                .in_process(&router)
-                .start()
-                .await?;
-            nodes.push(Arc::new(node));
-        }
-        for node in &nodes {
-            node.wait_ready(READY).await?;
-        }
-        let leader = nodes.iter().find(|node| node.is_leader()).ok_or("none of three ready nodes leads")?;
-        Ok(Self { leader: Arc::clone(leader), nodes, _stop: stop })
+pub async fn start() -> Result<Vec<Box<dyn Subject>>> {
+    let router = LocalRouter::new();
+    let (stop, shutdown) = watch::channel(());
+    let mut nodes = Vec::new();
+    for id in 1..=3 {
+        let config = NodeConfig::new(id, "unused")
+            .peers((1..=3).map(|node| (node, format!("in-process:{node}"))))
+            .advertise(format!("in-process:{id}"))
+            .allow_unsafe_voters(true);
+        let node = NodeBuilder::new(config, shutdown.clone())
+            .storage_engine(Arc::new(MemStorageEngine::new()))
+            .state_machine(Arc::new(Counter::default()))
+            .in_process(&router)
+            .start()
+            .await?;
+        nodes.push(Arc::new(node));
     }
+    for node in &nodes {
+        node.wait_ready(READY).await?;
+    }
+    let leader = Arc::clone(nodes.first().ok_or("there are three nodes")?);
+    Ok(vec![Box::new(Ours { leader, nodes, _stop: stop })])
 }
 
 #[async_trait(?Send)]
@@ -131,8 +129,11 @@ impl Subject for Ours {
         work == Work::Put
     }
 
-    async fn fill(&mut self) -> Result<()> {
-        Ok(())
+    async fn answers(&mut self) -> Result<u64> {
+        let leader = self.nodes.iter().find(|node| node.is_leader()).ok_or("none of three nodes leads")?;
+        self.leader = Arc::clone(leader);
+        self.leader.propose(Bytes::from_static(b"settled?")).await?;
+        Ok(self.leader.id())
     }
 
     async fn round(&self, _: Work, load: &Load) -> Result<Round> {
@@ -145,12 +146,5 @@ impl Subject for Ours {
             }
         };
         load.round(call).await
-    }
-
-    async fn stop(self: Box<Self>) -> Result<()> {
-        for node in &self.nodes {
-            node.shutdown().await?;
-        }
-        Ok(())
     }
 }
