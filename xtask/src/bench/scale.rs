@@ -125,6 +125,8 @@ fn last_lines(found: &Value) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut lines: Vec<String> =
         skipped.iter().map(|one| format!("skipped: {}: {}", text(&one["what"]), text(&one["why"]))).collect();
+    let note = |row: &Value| row["detail"]["note"].as_str().map(|note| format!("note: {note}"));
+    lines.extend(list(found, "rows").iter().filter_map(note));
     lines.push(format!("{} targets met, {} missed, {} skipped", count(true), count(false), skipped.len()));
     lines
 }
