@@ -157,9 +157,9 @@ async fn run(arguments: &Arguments, seed: u64, directory: &Path, report: &mut Re
         check(&book, &watches, revision, directory, report).await;
         cluster.digests().await?;
         report.rounds += 1;
-        report.resident_mib_max = cluster.nodes.resident_max >> 20;
-        if report.resident_mib_max > RESIDENT_MIB_MAX {
-            report.violations.push(format!("a node has {} MiB of resident memory", report.resident_mib_max));
+        report.resident.push(std::mem::take(&mut cluster.nodes.resident_max));
+        if report.resident_mib_max() > RESIDENT_MIB_MAX {
+            report.violations.push(format!("a node has {} MiB of resident memory", report.resident_mib_max()));
         }
         report.violations.extend(cluster.nodes.panics());
         if !report.violations.is_empty() {

@@ -9,11 +9,11 @@ use std::fs::{self, File};
 use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use d_engine_net::{Client, NodeStatus};
-use rustix::process::{Pid, Signal, kill_process};
+use d_engine_processes::{Lifetime, Process, Usage, free_ports, peers, serve};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::sleep;
@@ -48,15 +48,7 @@ pub(crate) struct Processes {
 struct Node {
     id: u64,
     address: String,
-    child: Option<Child>,
-}
-
-/// What a process has used.
-pub(crate) struct Usage {
-    /// Time on a processor since its start.
-    pub(crate) cpu: Duration,
-    /// Memory of its own that is in use.
-    pub(crate) resident_bytes: u64,
+    process: Option<Process>,
 }
 
 /// What a directory holds: who its nodes are, and on which storage.
@@ -135,7 +127,7 @@ impl Processes {
         description.write(directory).map_err(failed)?;
         let directory = directory.canonicalize().map_err(failed)?;
         let program = std::env::current_exe().map_err(|error| format!("this program cannot find itself: {error}"))?;
-        let node = |(id, address): (&u64, &String)| Node { id: *id, address: address.clone(), child: None };
+        let node = |(id, address): (&u64, &String)| Node { id: *id, address: address.clone(), process: None };
         let nodes = description.nodes.iter().map(node).collect();
         let (temporary, detached) = (None, false);
         Ok(Self { nodes, engine: description.engine, program, directory, _lock: lock, temporary, detached })
@@ -150,12 +142,12 @@ impl Processes {
     }
 
     pub(crate) fn running_addresses(&self) -> Vec<String> {
-        self.nodes.iter().filter(|node| node.child.is_some()).map(|node| node.address.clone()).collect()
+        self.nodes.iter().filter(|node| node.process.is_some()).map(|node| node.address.clone()).collect()
     }
 
     /// Process ids of the nodes that run.
     pub(crate) fn pids(&self) -> Vec<u32> {
-        self.nodes.iter().filter_map(|node| Some(node.child.as_ref()?.id())).collect()
+        self.nodes.iter().filter_map(|node| node.process.as_ref()?.pid()).collect()
     }
 
     /// # Errors
@@ -179,43 +171,33 @@ impl Processes {
     }
 
     pub(crate) fn start(&mut self, id: u64) -> Result<(), String> {
-        let peers: Vec<String> = self.nodes.iter().map(|node| format!("{}={}", node.id, node.address)).collect();
-        let failed = |error| format!("node {id} cannot be started: {error}");
-        let log = File::options().create(true).append(true).open(self.log(id)).map_err(failed)?;
-        let second = log.try_clone().map_err(failed)?;
-        let mut command = Command::new(&self.program);
-        command.args(["serve", "--data"]).arg(self.directory.join(format!("n{id}")));
-        command.args(["--id", &id.to_string(), "--listen", &self.node(id)?.address]);
-        command.args(["--peers", &peers.join(","), "--engine", self.engine.name()]);
+        let founders = peers(self.nodes.iter().map(|node| (node.id, &node.address)));
+        let data = self.directory.join(format!("n{id}"));
+        let mut command = serve(&self.program, id, &data, &self.node(id)?.address);
+        command.args(["--peers", &founders, "--engine", self.engine.name()]);
         if self.engine == Engine::Mem {
             command.arg("--allow-unsafe-voters");
         }
-        if self.detached {
-            command.stdin(Stdio::null());
-            // What interrupts this process leaves them alone.
-            #[cfg(unix)]
-            std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        } else {
-            command.arg("--exit-with-parent").stdin(Stdio::piped());
+        let lifetime = if self.detached { Lifetime::Detached } else { Lifetime::WithParent };
+        if lifetime == Lifetime::WithParent {
+            command.arg("--exit-with-parent");
         }
-        let child = command.stdout(log).stderr(second).spawn().map_err(failed)?;
-        self.node(id)?.child = Some(child);
+        let process = Process::start(command, &self.log(id), lifetime);
+        let process = process.map_err(|error| format!("node {id} cannot be started: {error}"))?;
+        self.node_mut(id)?.process = Some(process);
         Ok(())
     }
 
     /// kill -9.
     pub(crate) fn kill(&mut self, id: u64) -> Result<(), String> {
-        let Some(mut child) = self.node(id)?.child.take() else { return Err(format!("node {id} does not run")) };
-        child.kill().and_then(|()| child.wait()).map_err(|error| format!("node {id} cannot be killed: {error}"))?;
-        Ok(())
+        let process = self.node_mut(id)?.process.take();
+        let mut process = process.ok_or_else(|| format!("node {id} does not run"))?;
+        process.kill().map_err(|error| format!("node {id} cannot be killed: {error}"))
     }
 
     /// Asks every node to end, and waits. Those that did not end in order, with how they did.
     pub(crate) async fn end(&mut self) -> Vec<String> {
-        for child in self.nodes.iter().filter_map(|node| node.child.as_ref()) {
-            // It may have ended by itself.
-            let _ = kill_process(Pid::from_child(child), Signal::TERM);
-        }
+        self.nodes.iter().filter_map(|node| node.process.as_ref()).for_each(Process::terminate);
         let started = Instant::now();
         let mut wrong = Vec::new();
         while !self.pids().is_empty() && started.elapsed() < END {
@@ -225,7 +207,7 @@ impl Processes {
             );
             sleep(Duration::from_millis(20)).await;
         }
-        let late = self.nodes.iter().filter(|node| node.child.is_some());
+        let late = self.nodes.iter().filter(|node| node.process.is_some());
         wrong
             .extend(late.map(|node| format!("node {} did not end within {} s, and is killed", node.id, END.as_secs())));
         wrong
@@ -235,10 +217,8 @@ impl Processes {
     pub(crate) fn ended(&mut self) -> Vec<(u64, ExitStatus)> {
         let mut ended = Vec::new();
         for node in &mut self.nodes {
-            if let Some(child) = &mut node.child
-                && let Ok(Some(status)) = child.try_wait()
-            {
-                node.child = None;
+            if let Some(status) = node.process.as_mut().and_then(Process::ended) {
+                node.process = None;
                 ended.push((node.id, status));
             }
         }
@@ -261,7 +241,7 @@ impl Processes {
             let _ = fs::remove_file(temporary.path().join(LOCK));
             let _ = temporary.keep();
         }
-        self.nodes.clear();
+        self.nodes.into_iter().filter_map(|node| node.process).for_each(Process::leave);
     }
 
     /// The node that leads, once every node that runs agrees on it.
@@ -295,7 +275,7 @@ impl Processes {
 
     /// What each node has used so far; `None` where the system does not tell.
     pub(crate) fn usage(&self) -> Vec<Option<Usage>> {
-        self.nodes.iter().map(|node| usage(node.child.as_ref()?.id())).collect()
+        self.nodes.iter().map(|node| node.process.as_ref()?.usage()).collect()
     }
 
     /// The ends of the nodes' logs.
@@ -316,19 +296,12 @@ impl Processes {
         self.directory.join(format!("n{id}.log"))
     }
 
-    fn node(&mut self, id: u64) -> Result<&mut Node, String> {
-        self.nodes.iter_mut().find(|node| node.id == id).ok_or_else(|| format!("there is no node {id}"))
+    fn node(&self, id: u64) -> Result<&Node, String> {
+        self.nodes.iter().find(|node| node.id == id).ok_or_else(|| format!("there is no node {id}"))
     }
-}
 
-impl Drop for Processes {
-    fn drop(&mut self) {
-        for child in self.nodes.iter_mut().filter_map(|node| node.child.as_mut()) {
-            let _ = child.kill();
-        }
-        for child in self.nodes.iter_mut().filter_map(|node| node.child.as_mut()) {
-            let _ = child.wait();
-        }
+    fn node_mut(&mut self, id: u64) -> Result<&mut Node, String> {
+        self.nodes.iter_mut().find(|node| node.id == id).ok_or_else(|| format!("there is no node {id}"))
     }
 }
 
@@ -359,65 +332,9 @@ fn remove_those_of_the_dead(temporary: &Path) {
     }
 }
 
-/// Ports that nobody listens on, outside the range from which the system takes the local ports of connections: a node
-/// that is dialled while it is down would otherwise, now and then, be found to have its port taken by the dialling.
-pub(crate) fn free_ports(count: usize) -> Result<Vec<u16>, String> {
-    const FIRST: u32 = 15_000;
-    const LAST: u32 = 32_000;
-    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let mut next = std::process::id().wrapping_mul(97).wrapping_add(time.subsec_nanos());
-    let mut held = Vec::new();
-    for _ in 0..1000 {
-        next = next.wrapping_add(1);
-        let port = FIRST + next % (LAST - FIRST);
-        let port = u16::try_from(port).map_err(|_| format!("{port} is no port"))?;
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
-            held.push((port, listener));
-        }
-        if held.len() == count {
-            return Ok(held.into_iter().map(|(port, _)| port).collect());
-        }
-    }
-    Err("no free ports on 127.0.0.1 between 15000 and 32000".to_owned())
-}
-
-/// Of `/proc/PID/stat` and `/proc/PID/status`.
-fn usage(pid: u32) -> Option<Usage> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    Some(Usage { cpu: cpu_time(&stat)?, resident_bytes: resident_bytes(&status)? })
-}
-
-/// User and system time: fields 14 and 15, which the kernel counts in hundredths of a second on every machine.
-fn cpu_time(stat: &str) -> Option<Duration> {
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(11);
-    let ticks: u64 = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
-    Some(Duration::from_millis(ticks * 10))
-}
-
-fn resident_bytes(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn usage_is_read_from_proc() {
-        let stat = "7 (d-engine (x) y) S 1 7 7 0 -1 4194560 100 0 0 0 150 25 0 0 20 0 9 0 12345 1 2";
-        assert_eq!(cpu_time(stat), Some(Duration::from_millis(1750)));
-        assert_eq!(resident_bytes("VmHWM:\t 9 kB\nVmRSS:\t    1024 kB\n"), Some(1 << 20));
-    }
-
-    #[test]
-    fn free_ports_are_different_and_free() {
-        let ports = free_ports(3).unwrap();
-        assert!(ports[0] != ports[1] && ports[1] != ports[2] && ports[0] != ports[2]);
-        let held: Vec<_> = ports.iter().map(|port| TcpListener::bind(("127.0.0.1", *port)).unwrap()).collect();
-        assert_eq!(held.len(), 3);
-    }
 
     #[test]
     fn a_directory_tells_what_its_cluster_is() {

@@ -27,6 +27,9 @@ use crate::vfs::{OsDisk, Vfs, VfsFile, VfsLock};
 const LOCK: &str = "LOCK";
 const CHECKPOINT: &str = "checkpoint";
 const TEMPORARY: &str = "checkpoint.tmp";
+/// Bytes of a checkpoint that wait for the disk at most: a sync of more would hold up those of the log, on this disk, for as
+/// long as it takes.
+const UNSYNCED_MAX: u64 = 2 << 20;
 
 /// A key-value store that lives in memory and is checkpointed to a file by [`flush`](KvStore::flush).
 ///
@@ -180,7 +183,7 @@ impl Checkpoint {
     fn write_temporary(&self, map: &OrderedMap, path: &Path) -> Result<()> {
         let doing = || format!("writing the checkpoint {}", path.display());
         let file = self.disk.create(path).map_err(|source| io_error(doing(), source))?;
-        let output = Sequential { file: &*file, position: 0 };
+        let output = Sequential { file: &*file, position: 0, synced: 0 };
         let mut writer = SnapshotWriter::new(output, SnapshotHeader::default()).map_err(|e| name_write(doing(), e))?;
         for (key, value) in map.range(KeyRange::ALL) {
             writer.push(key, value).map_err(|e| name_write(doing(), e))?;
@@ -193,7 +196,7 @@ impl Checkpoint {
 fn load(disk: &dyn Vfs, path: &Path) -> Result<OrderedMap> {
     let reading = |source| Error::io(format!("reading the checkpoint {}", path.display()), source);
     let file = disk.open(path).map_err(reading)?;
-    let input = Input { len: file.len().map_err(reading)?, input: Sequential { file: &*file, position: 0 } };
+    let input = Input { len: file.len().map_err(reading)?, input: Sequential { file: &*file, position: 0, synced: 0 } };
     let records = SnapshotReader::new(input).map_err(|error| name_damage(path, error))?;
     OrderedMap::from_sorted(records.map(|record| record.map(own))).map_err(|error| name_damage(path, error))
 }
@@ -230,12 +233,18 @@ fn name_damage(path: &Path, error: Error) -> Error {
 struct Sequential<'a> {
     file: &'a dyn VfsFile,
     position: u64,
+    /// Of what was written here, how much is durable.
+    synced: u64,
 }
 
 impl Write for Sequential<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write_all_at(bytes, self.position)?;
         self.position += bytes.len() as u64;
+        if self.position - self.synced >= UNSYNCED_MAX {
+            self.file.sync_data()?;
+            self.synced = self.position;
+        }
         Ok(bytes.len())
     }
 

@@ -163,13 +163,21 @@ impl Inbound {
         match frame.frame {
             Some(Frame::Messages(batch)) => {
                 let from = remote.hello.node;
+                let mut messages = Vec::with_capacity(batch.messages.len());
+                let mut outcome = Ok(());
                 for message in batch.messages {
-                    match message_from_wire(message, remote.hello.incarnation)? {
-                        Some(message) => (self.shared.sink)(PeerEvent::Message { from, message }),
-                        None => tracing::debug!(from, "a message of an unknown kind was dropped"),
+                    match message_from_wire(message, remote.hello.incarnation) {
+                        Ok(Some(message)) => messages.push(message),
+                        Ok(None) => tracing::debug!(from, "a message of an unknown kind was dropped"),
+                        Err(malformed) => {
+                            outcome = Err(malformed.into());
+                            break;
+                        }
                     }
                 }
-                Ok(())
+                // Those before one that is malformed count.
+                (self.shared.sink)(PeerEvent::Messages { from, messages });
+                outcome
             }
             Some(Frame::Hello(wire)) => {
                 let hello = hello_from_wire(&wire)?;

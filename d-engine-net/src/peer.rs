@@ -18,12 +18,12 @@ use crate::{Hello, SnapshotAnswer, SnapshotOffer};
 /// What peers bring.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerEvent {
-    /// A message from another node.
-    Message {
-        /// Who sent it, as its Hello said.
+    /// Messages from another node that came together, in order.
+    Messages {
+        /// Who sent them, as its Hello said.
         from: u64,
-        /// What it says.
-        message: Message,
+        /// What they say.
+        messages: Vec<Message>,
     },
     /// What was sent to a peer since it was connected may be lost.
     Unreachable {

@@ -189,6 +189,16 @@ impl Driver {
         self.raft.leadership()
     }
 
+    /// The log's last index and the commit index, of a leader.
+    pub fn uncommitted(&self) -> Option<(u64, u64)> {
+        matches!(self.raft.part, Part::Leader(_)).then(|| (self.raft.log.last().index, self.raft.commit))
+    }
+
+    /// Whether a question of who leads is under way, which no read that comes now can join.
+    pub fn is_asking(&self) -> bool {
+        self.raft.is_asking()
+    }
+
     /// Whether something that was handed to the state machine is not known to be applied.
     pub fn is_applying(&self) -> bool {
         self.raft.applied < self.raft.apply_sent

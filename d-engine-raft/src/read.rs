@@ -118,6 +118,14 @@ impl Raft {
         leader.lease.until().filter(|_| self.config.lease && self.own_term_has_committed())
     }
 
+    /// Whether a round, or a follower's question, is under way.
+    pub(crate) fn is_asking(&self) -> bool {
+        match &self.part {
+            Part::Leader(leader) => !leader.reads.confirming.is_empty(),
+            _ => !self.forwarded.asked.is_empty(),
+        }
+    }
+
     fn take_read(&mut self, asker: Asker) {
         let is_held = !self.own_term_has_committed() && !self.config.breaks(Mutant::ReadBeforeNoop);
         let Part::Leader(leader) = &mut self.part else { return };

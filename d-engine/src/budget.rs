@@ -7,6 +7,8 @@ use d_engine_raft::{Answer, Body, Command, Event, Input, Message, NodeId};
 use d_engine_raft::{AppendOutcome, AppendReply};
 use tracing::Level;
 
+use crate::published::Published;
+
 const TARGET: &str = "d_engine::budget";
 
 #[inline]
@@ -30,10 +32,11 @@ pub(crate) fn sent(node: NodeId, peer: NodeId, message: &Message) {
 
 /// The driver takes something up.
 #[inline]
-pub(crate) fn taken(node: NodeId, event: &Event) {
+pub(crate) fn taken(published: &Published, event: &Event) {
     if !is_on() {
         return;
     }
+    let node = published.node();
     match event {
         Event::Input(Input::Message { from, message }) => {
             message_at(["take", "take-probe", "take-reply"], node, *from, message);
@@ -46,10 +49,11 @@ pub(crate) fn taken(node: NodeId, event: &Event) {
 
 /// The driver wants something done.
 #[inline]
-pub(crate) fn commanded(node: NodeId, command: &Command) {
+pub(crate) fn commanded(published: &Published, command: &Command) {
     if !is_on() {
         return;
     }
+    let node = published.node();
     match command {
         Command::Write(write) => {
             if let Some(entry) = write.entries.last() {

@@ -1,5 +1,6 @@
 //! The end of a node: in which order its parts stop, and that they all do.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -190,15 +191,17 @@ pub(crate) fn spawn(
     std::thread::Builder::new().name(name.clone()).spawn(move || {
         // The state that a panic leaves behind is not looked at again: `on_panic` ends its use.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
-            let what = panic
-                .downcast_ref::<&str>()
-                .map(|text| (*text).to_owned())
-                .or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "unknown".to_owned());
+            let what = cause(&*panic);
             tracing::error!(thread = name, what, "a thread of the node panicked");
             on_panic(format!("its thread {name} panicked: {what}"));
         }
     })
+}
+
+/// What a panic says.
+pub(crate) fn cause(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "unknown".to_owned())
 }
 
 #[cfg(test)]

@@ -1,5 +1,10 @@
 //! What waits for the driver: callers' proposals and reads, messages of peers, completions of the node's own threads.
 //!
+//! Whoever brings something drives ([`Inbox::drive`]): no thread is woken to take it. Waking one costs two system calls and
+//! two changes of context, more than what is to be done. Only one drives at a time; what others bring meanwhile is that one's
+//! work too, and they go on. What may wait for an event that is near ([`Outlook`]) waits for it: it then shares its writes
+//! and messages with what else has come by then.
+//!
 //! Each class has its bound. Calls beyond theirs, in number or in bytes, are told `Busy` at once; messages beyond theirs are
 //! dropped, and completions need none: each answers a command that was given out.
 //!
@@ -8,14 +13,20 @@
 //! is bounded by what the core keeps, and looked through for callers that have gone ([`Pruning`]).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use d_engine_core::LogId;
 use d_engine_raft::{Change, Event, Message, NodeId, Rejection};
 use tokio::sync::oneshot;
 
-use crate::queue::{Queue, Sleep};
+use crate::runtime::Runtime;
+
+mod waiting;
+
+pub(crate) use waiting::Outlook;
+use waiting::Waiting;
 
 /// One thing for the driver.
 pub(crate) enum Inbound {
@@ -33,6 +44,19 @@ pub(crate) enum Inbound {
     Transfer { to: NodeId, caller: Caller<()> },
     /// A caller wants a snapshot of the state made.
     Snapshot { caller: Caller<LogId> },
+}
+
+impl Inbound {
+    fn is_call(&self) -> bool {
+        !matches!(self, Self::Event(_) | Self::Message { .. })
+    }
+
+    fn command_len(&self) -> usize {
+        match self {
+            Self::Propose { command, .. } => command.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// What a proposal's caller is told.
@@ -149,11 +173,18 @@ pub(crate) enum NotTaken {
     Closed,
 }
 
+/// Rounds that one thread drives for others before the driver's own thread goes on.
+const ROUNDS_MAX: usize = 64;
+
 pub(crate) struct Inbox {
-    queue: Queue<Inbound>,
+    waiting: Mutex<Waiting>,
+    /// Wakes the driver's own thread.
+    wake: Condvar,
+    /// Held by whoever drives; `None` before the node runs, and after it.
+    runtime: Mutex<Option<Runtime>>,
     bounds: Bounds,
     calls: Load,
-    /// Of calls, those in the queue; also such that have ended meanwhile.
+    /// Of calls, those that wait here; also such that have ended meanwhile.
     queued: Load,
     messages: AtomicUsize,
     dropped: AtomicUsize,
@@ -162,13 +193,20 @@ pub(crate) struct Inbox {
 impl Inbox {
     pub(crate) fn new(bounds: Bounds) -> Self {
         Self {
-            queue: Queue::new(),
+            waiting: Mutex::new(Waiting::new()),
+            wake: Condvar::new(),
+            runtime: Mutex::default(),
             bounds,
             calls: Load::default(),
             queued: Load::default(),
             messages: AtomicUsize::new(0),
             dropped: AtomicUsize::new(0),
         }
+    }
+
+    // A poisoned lock is used on: nothing that can panic runs under it.
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins a call that holds so many bytes.
@@ -211,70 +249,175 @@ impl Inbox {
         // Again a bound, because calls may end, and others begin, faster than the driver takes what they leave.
         self.queued.add(bytes, &self.bounds)?;
         let (answer, answered) = oneshot::channel();
-        self.queue.push(inbound(Caller { answer })).map_err(|_| {
+        if !self.add([inbound(Caller { answer })]) {
             self.queued.remove(1, bytes);
-            NotTaken::Closed
-        })?;
+            return Err(NotTaken::Closed);
+        }
         Ok(answered)
     }
 
-    /// Takes in a peer's message, or drops it; false: this node has ended.
-    pub(crate) fn deliver(&self, from: NodeId, message: Message) -> bool {
-        if self.messages.fetch_add(1, Ordering::Relaxed) >= self.bounds.messages {
-            self.messages.fetch_sub(1, Ordering::Relaxed);
-            if self.dropped.fetch_add(1, Ordering::Relaxed).is_multiple_of(1000) {
+    /// Takes in a peer's messages, in order, or drops those beyond the bound.
+    pub(crate) fn deliver(&self, from: NodeId, messages: Vec<Message>) -> bool {
+        let count = messages.len();
+        let before = self.messages.fetch_add(count, Ordering::Relaxed);
+        let taken = self.bounds.messages.saturating_sub(before).min(count);
+        if taken < count {
+            self.messages.fetch_sub(count - taken, Ordering::Relaxed);
+            let dropped = self.dropped.fetch_add(count - taken, Ordering::Relaxed);
+            if dropped == 0 || dropped / 1000 != (dropped + count - taken) / 1000 {
                 tracing::warn!(from, "messages of peers arrive faster than they are handled; some are dropped");
             }
-            return true;
         }
-        let taken = self.queue.push(Inbound::Message { from, message }).is_ok();
-        if !taken {
-            self.messages.fetch_sub(1, Ordering::Relaxed);
+        let is_open = self.add(messages.into_iter().take(taken).map(|message| Inbound::Message { from, message }));
+        if !is_open {
+            self.messages.fetch_sub(taken, Ordering::Relaxed);
         }
-        taken
+        is_open
     }
 
     /// Reports what became of a command.
     pub(crate) fn complete(&self, event: impl Into<Event>) {
         // After the driver's end nobody needs to know.
-        let _ = self.queue.push(Inbound::Event(event.into()));
+        self.add([Inbound::Event(event.into())]);
     }
 
-    /// [`complete`](Inbox::complete), for what the driver need not know before something else happens.
-    pub(crate) fn complete_quietly(&self, event: impl Into<Event>) {
-        self.queue.push_quietly(Inbound::Event(event.into()));
+    /// Adds all, and drives if that is due; false: nothing is taken in any more.
+    fn add(&self, inbounds: impl IntoIterator<Item = Inbound>) -> bool {
+        let mut waiting = self.waiting();
+        if waiting.closed {
+            return false;
+        }
+        inbounds.into_iter().for_each(|inbound| waiting.add(inbound));
+        let is_urgent = waiting.is_urgent;
+        let must_wake = !is_urgent && waiting.must_wake();
+        drop(waiting);
+        if is_urgent {
+            self.drive();
+        } else if must_wake {
+            self.wake.notify_one();
+        }
+        true
+    }
+
+    /// Lets the driver handle what is urgent, on this thread, unless another one is at it: that one then handles it.
+    fn drive(&self) {
+        for _ in 0..ROUNDS_MAX {
+            let mut held = match self.runtime.try_lock() {
+                Ok(held) => held,
+                // Whoever drives looks again afterwards.
+                Err(TryLockError::WouldBlock) => return,
+                Err(TryLockError::Poisoned(held)) => held.into_inner(),
+            };
+            if !Runtime::round(&mut held) {
+                return;
+            }
+            drop(held);
+            // What came while this thread held the driver was left to it.
+            if !self.waiting().is_urgent {
+                return;
+            }
+        }
+        let mut waiting = self.waiting();
+        waiting.is_called = true;
+        drop(waiting);
+        self.wake.notify_one();
+    }
+
+    /// Drives what nobody else does, above all what time brings, until the inbox is closed and empty; then gives the driver
+    /// back, unless it has panicked.
+    pub(crate) fn serve(&self, runtime: Runtime) -> Option<Runtime> {
+        *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
+        loop {
+            let mut held = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+            if !Runtime::round(&mut held) {
+                return None;
+            }
+            let waiting = self.waiting();
+            if waiting.closed && waiting.is_empty() {
+                drop(waiting);
+                return held.take();
+            }
+            drop((waiting, held));
+            self.sleep();
+        }
+    }
+
+    /// Waits until there is something to do for the driver's own thread.
+    fn sleep(&self) {
+        let mut waiting = self.waiting();
+        loop {
+            let wake_at = waiting.wake_at();
+            let time = wake_at.map(|at| at.saturating_duration_since(Instant::now()));
+            let is_due = waiting.is_called || waiting.closed || waiting.is_urgent;
+            if is_due || time.is_some_and(|time| time.is_zero()) {
+                waiting.is_called = false;
+                return;
+            }
+            waiting.sleeps_until = Some(wake_at);
+            waiting = match time {
+                None => self.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+                Some(time) => self.wake.wait_timeout(waiting, time).unwrap_or_else(PoisonError::into_inner).0,
+            };
+            waiting.sleeps_until = None;
+        }
+    }
+
+    /// Says what the driver sees coming, after each round.
+    pub(crate) fn set_outlook(&self, outlook: Outlook) {
+        let mut waiting = self.waiting();
+        waiting.see(outlook);
+        let must_wake = waiting.must_wake();
+        drop(waiting);
+        if must_wake {
+            self.wake.notify_one();
+        }
     }
 
     /// Takes nothing in from now on.
     pub(crate) fn close(&self) {
-        self.queue.close();
+        self.waiting().closed = true;
+        self.wake.notify_one();
     }
 
     /// The driver has ended by a fault: drops everything that waits.
     pub(crate) fn abandon(&self) {
-        self.queue.abandon();
+        let mut waiting = self.waiting();
+        waiting.closed = true;
+        let dropped = (std::mem::take(&mut waiting.items), std::mem::take(&mut waiting.proposals));
+        drop(waiting);
+        drop(dropped);
+        self.wake.notify_one();
     }
 
-    /// Moves everything that waits into `into`, waiting at most `timeout`; false: closed and empty.
-    pub(crate) fn take_all(&self, into: &mut Vec<Inbound>, timeout: Option<Duration>, sleep: Sleep) -> bool {
-        let open = self.queue.take_all(into, timeout, sleep);
-        let (mut messages, mut calls, mut bytes) = (0, 0, 0);
-        for inbound in &*into {
-            match inbound {
-                Inbound::Message { .. } => messages += 1,
-                Inbound::Propose { command, .. } => {
-                    calls += 1;
-                    bytes += command.len();
-                }
-                Inbound::Read { .. } | Inbound::Change { .. } | Inbound::Transfer { .. } | Inbound::Snapshot { .. } => {
-                    calls += 1
-                }
-                Inbound::Event(_) => {}
-            }
+    /// Moves everything that waits into `into`, except proposals.
+    pub(crate) fn take_all(&self, into: &mut Vec<Inbound>) {
+        let mut waiting = self.waiting();
+        if into.is_empty() {
+            std::mem::swap(&mut waiting.items, into);
+        } else {
+            into.append(&mut waiting.items);
         }
+        (waiting.is_urgent, waiting.has_reads, waiting.has_applied) = (false, false, false);
+        drop(waiting);
+        let messages = into.iter().filter(|inbound| matches!(inbound, Inbound::Message { .. })).count();
+        let calls = into.iter().filter(|inbound| inbound.is_call()).count();
         self.messages.fetch_sub(messages, Ordering::Relaxed);
-        self.queued.remove(calls, bytes);
-        open
+        self.queued.remove(calls, 0);
+    }
+
+    /// Moves the proposals that wait into `into` if there are at least `min`, or no more will come.
+    pub(crate) fn take_proposals(&self, into: &mut Vec<Inbound>, min: usize) {
+        let mut waiting = self.waiting();
+        if waiting.proposals.len() < min && !waiting.closed {
+            return;
+        }
+        if into.is_empty() {
+            std::mem::swap(&mut waiting.proposals, into);
+        } else {
+            into.append(&mut waiting.proposals);
+        }
+        drop(waiting);
+        self.queued.remove(into.len(), into.iter().map(Inbound::command_len).sum());
     }
 
     /// How many calls are under way.
@@ -284,85 +427,4 @@ impl Inbox {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use d_engine_raft::Body;
-
-    fn message() -> Message {
-        Message { term: 1, incarnation: 1, group: 0, body: Body::FormationProbe }
-    }
-
-    const BOUNDS: Bounds = Bounds { callers: 2, bytes: 10, messages: 2 };
-
-    #[test]
-    fn a_call_beyond_the_bound_is_told_at_once_until_another_ends() {
-        let inbox = Inbox::new(BOUNDS);
-        let (first, second) = (inbox.enter(0).unwrap(), inbox.enter(0).unwrap());
-        assert_eq!(inbox.enter(0).err(), Some(NotTaken::Busy));
-        drop(first);
-        let _third = inbox.enter(0).unwrap();
-        assert_eq!(inbox.enter(0).err(), Some(NotTaken::Busy));
-        drop(second);
-        assert_eq!(inbox.calls(), 1);
-    }
-
-    #[test]
-    fn calls_hold_only_so_many_bytes() {
-        let inbox = Inbox::new(BOUNDS);
-        let place = inbox.enter(6).unwrap();
-        assert_eq!(inbox.enter(5).err(), Some(NotTaken::Busy));
-        let _fits = inbox.enter(4).unwrap();
-        drop(place);
-        let _fits_now = inbox.enter(6).unwrap();
-        assert_eq!(inbox.enter(usize::MAX).err(), Some(NotTaken::Busy));
-    }
-
-    #[test]
-    fn a_call_that_ended_without_an_answer_keeps_no_place_while_the_node_decides() {
-        let inbox = Inbox::new(Bounds { callers: 1, ..BOUNDS });
-        let place = inbox.enter(1).unwrap();
-        let answer = inbox.propose(Bytes::from_static(b"c")).unwrap();
-        let mut taken = Vec::new();
-        assert!(inbox.take_all(&mut taken, None, Sleep::Light));
-        drop((place, answer));
-        let Some(Inbound::Propose { caller, .. }) = taken.pop() else { panic!("no proposal") };
-        assert!(caller.has_gone());
-        let _next = inbox.enter(1).unwrap();
-        let _taken_in = inbox.propose(Bytes::from_static(b"d")).unwrap();
-    }
-
-    #[test]
-    fn what_calls_leave_in_the_queue_is_bounded_as_they_are() {
-        let inbox = Inbox::new(BOUNDS);
-        for command in [&b"12345"[..], b"1234"] {
-            drop(inbox.propose(Bytes::from_static(command)).unwrap());
-        }
-        assert_eq!(inbox.propose(Bytes::new()).unwrap_err(), NotTaken::Busy, "two wait");
-        let mut taken = Vec::new();
-        assert!(inbox.take_all(&mut taken, None, Sleep::Light));
-        drop(inbox.propose(Bytes::from_static(b"12345")).unwrap());
-        assert_eq!(inbox.propose(Bytes::from_static(b"123456")).unwrap_err(), NotTaken::Busy, "too many bytes");
-    }
-
-    #[test]
-    fn messages_beyond_the_bound_are_dropped_and_completions_never() {
-        let inbox = Inbox::new(BOUNDS);
-        assert!((0..5).all(|from| inbox.deliver(from, message())));
-        (0..5).for_each(|seq| inbox.complete(d_engine_raft::Input::Persisted { seq }));
-        let mut taken = Vec::new();
-        assert!(inbox.take_all(&mut taken, None, Sleep::Light));
-        assert_eq!(taken.len(), 2 + 5);
-        assert!(inbox.deliver(9, message()));
-        taken.clear();
-        assert!(inbox.take_all(&mut taken, None, Sleep::Light));
-        assert_eq!(taken.len(), 1, "taking makes room");
-    }
-
-    #[test]
-    fn a_closed_inbox_says_so() {
-        let inbox = Inbox::new(BOUNDS);
-        inbox.close();
-        assert_eq!(inbox.read(false).unwrap_err(), NotTaken::Closed);
-        assert_eq!(inbox.queued.count.load(Ordering::Relaxed), 0);
-    }
-}
+mod tests;

@@ -40,6 +40,7 @@ mod disk;
 mod durable;
 mod ending;
 mod error;
+mod groups;
 mod inbox;
 mod key_value;
 mod lease_word;

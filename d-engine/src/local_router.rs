@@ -123,7 +123,7 @@ impl LocalRouter {
     /// Hands a message over now.
     pub(crate) fn deliver(&self, from: NodeId, to: NodeId, message: Message) {
         // A node that takes no calls any more still hands leadership over: its inbox says when it has ended.
-        if self.connected(from, to).is_some_and(|receiver| receiver.inbox.deliver(from, message)) {
+        if self.connected(from, to).is_some_and(|receiver| receiver.inbox.deliver(from, vec![message])) {
             return;
         }
         if let Some(sender) = self.connected(from, from) {

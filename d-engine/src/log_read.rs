@@ -66,7 +66,6 @@ impl Drop for Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::Sleep;
     use async_trait::async_trait;
     use d_engine_core::LogId;
 
@@ -115,7 +114,7 @@ mod tests {
         let handle = runtime.handle().clone();
         let _ = runtime.block_on(runtime.spawn_blocking(move || read.run(&handle)));
         let mut taken = Vec::new();
-        inbox.take_all(&mut taken, Some(std::time::Duration::ZERO), Sleep::Light);
+        inbox.take_all(&mut taken);
         let event = |inbound| match inbound {
             Inbound::Event(event) => event,
             _ => panic!("no event"),

@@ -34,6 +34,11 @@ impl MachineClock {
         self.next.saturating_sub(self.clock.now())
     }
 
+    /// Whether this node leads, as everybody sees it.
+    pub(crate) fn leads(&self) -> bool {
+        self.leadership.borrow().leader == Some(self.node)
+    }
+
     /// An entry of this term has been applied.
     pub(crate) fn applied(&mut self, term: u64) {
         self.applied_term = term;

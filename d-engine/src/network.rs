@@ -105,8 +105,8 @@ impl Network {
 /// Hands what peers bring to the driver, and remembers who cannot be reached.
 pub(crate) fn sink(inbox: Arc<Inbox>, shared: Weak<Shared>) -> PeerSink {
     Arc::new(move |event| match event {
-        PeerEvent::Message { from, message } => {
-            inbox.deliver(from, message);
+        PeerEvent::Messages { from, messages } => {
+            inbox.deliver(from, messages);
         }
         PeerEvent::Hello { hello } => {
             inbox.complete(Input::PeerHello {

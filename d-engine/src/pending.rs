@@ -171,7 +171,6 @@ impl PendingReads {
 mod tests {
     use super::*;
     use crate::inbox::{Bounds, Inbound, Inbox};
-    use crate::queue::Sleep;
     use bytes::Bytes;
 
     type Answer = tokio::sync::oneshot::Receiver<Result<Applied, Refusal>>;
@@ -180,7 +179,7 @@ mod tests {
         let inbox = Inbox::new(Bounds { callers: count, bytes: count, messages: 1 });
         let answers: Vec<_> = (0..count).map(|_| inbox.propose(Bytes::new()).unwrap()).collect();
         let mut taken = Vec::new();
-        inbox.take_all(&mut taken, None, Sleep::Light);
+        inbox.take_proposals(&mut taken, 0);
         let callers = taken.into_iter().map(|inbound| match inbound {
             Inbound::Propose { caller, .. } => caller,
             _ => panic!("no proposal"),
@@ -198,10 +197,10 @@ mod tests {
             let answer = inbox.propose(Bytes::new()).unwrap();
             // One in a thousand stays.
             kept.extend((index % 1000 == 0).then_some(answer));
-            inbox.take_all(&mut taken, None, Sleep::Light);
+            inbox.take_proposals(&mut taken, 0);
             let mut read = Vec::new();
             drop(inbox.read(false).unwrap());
-            inbox.take_all(&mut read, None, Sleep::Light);
+            inbox.take_all(&mut read);
             taken.append(&mut read);
             for inbound in taken.drain(..) {
                 match inbound {

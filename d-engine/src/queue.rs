@@ -49,15 +49,6 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// Adds an item that does not wake a taker in deep sleep; drops it if nobody will ever take it.
-    pub(crate) fn push_quietly(&self, item: T) {
-        let mut state = self.lock();
-        if !state.closed {
-            state.items.push(item);
-            self.wake_if(Sleep::Light, state);
-        }
-    }
-
     /// Moves all of `items` in, or drops them if nobody will ever take them. Returns how many wait now.
     pub(crate) fn append(&self, items: &mut Vec<T>) -> usize {
         self.append_and_wake(items, Sleep::Deep)
@@ -228,7 +219,7 @@ mod tests {
         };
         let taker = take(Sleep::Deep, None);
         until_asleep();
-        queue.push_quietly(1);
+        assert_eq!(queue.append_quietly(&mut vec![1]), 1);
         assert_eq!(queue.append_quietly(&mut vec![2]), 2);
         assert!(queue.lock().sleeping.is_some(), "not woken");
         queue.push(3).unwrap();
@@ -236,20 +227,20 @@ mod tests {
 
         let taker = take(Sleep::Light, None);
         until_asleep();
-        queue.push_quietly(4);
+        queue.append_quietly(&mut vec![4]);
         assert_eq!(taker.join().unwrap(), [4]);
 
         // The end of the wait brings what came quietly.
         let taker = take(Sleep::Deep, Some(Duration::from_millis(20)));
         until_asleep();
-        queue.push_quietly(5);
+        queue.append_quietly(&mut vec![5]);
         assert_eq!(taker.join().unwrap(), [5]);
 
         let taker = take(Sleep::Deep, None);
         until_asleep();
         queue.close();
         assert!(taker.join().unwrap().is_empty());
-        queue.push_quietly(6);
+        queue.append_quietly(&mut vec![6]);
         assert!(queue.lock().items.is_empty(), "nobody will take it");
     }
 

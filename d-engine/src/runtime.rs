@@ -1,9 +1,10 @@
-//! The driver loop: one thread that owns the [`Driver`], feeds it everything that waits and performs what it commands.
+//! One round of the driver: feeds the [`Driver`] everything that waits and performs what it commands.
 //!
 //! It decides nothing. All that waits is handled before anything is performed, so that writes and messages are shared;
-//! the disk and the network then work at the same time.
+//! the disk and the network then work at the same time. Any thread may run a round ([`Inbox`]), so nothing here waits.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,11 +18,12 @@ use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::disk::DiskQueue;
-use crate::inbox::{Applied, Caller, Inbound, Inbox, Pruning, Refusal};
+use crate::ending::cause;
+use crate::groups::Groups;
+use crate::inbox::{Applied, Caller, Inbound, Inbox, Outlook, Pruning, Refusal};
 use crate::log_read::{Answer, LogRead};
 use crate::pending::Numbered;
 use crate::published::Published;
-use crate::queue::Sleep;
 use crate::snapshot_store::SnapshotStore;
 use crate::snapshot_transfer::Sending;
 use crate::state_machine_handler::{ApplyJob, ApplyQueue};
@@ -51,6 +53,8 @@ const LOG_READ_WAIT: Duration = Duration::from_secs(5);
 
 /// What the loop keeps from one round to the next.
 pub(crate) struct Work {
+    taken: Vec<Inbound>,
+    groups: Groups,
     proposals: Numbered<Caller<Applied>>,
     reads: Numbered<Caller<()>>,
     changes: Numbered<Caller<u64>>,
@@ -130,6 +134,8 @@ impl Kind {
 impl Work {
     pub(crate) fn new() -> Self {
         Self {
+            taken: Vec::new(),
+            groups: Groups::new(),
             proposals: Numbered::new(),
             reads: Numbered::new(),
             changes: Numbered::new(),
@@ -152,30 +158,79 @@ impl Work {
 impl Runtime {
     /// Runs until the inbox is closed and empty.
     pub(crate) fn run(mut self) {
-        let mut waiting = Vec::new();
         // What the driver wants done from the start.
         self.perform_all();
-        loop {
-            let timeout = self.driver.poll_timeout().map(|at| at.saturating_sub(self.clock.now()));
-            let timeout = timeout.into_iter().chain(self.work.news.due_in()).chain(self.applied_due_in()).min();
-            // What was applied can wait unless more is to be handed to the state machine then.
-            let sleep = if self.driver.is_apply_full() { Sleep::Light } else { Sleep::Deep };
-            if !self.inbox.take_all(&mut waiting, timeout, sleep) {
-                break;
-            }
-            for inbound in waiting.drain(..) {
-                let Some(event) = self.event_of(inbound) else { continue };
-                self.work.news.take_in(&event);
-                crate::budget::taken(self.published.node(), &event);
-                self.driver.handle(self.clock.now(), event);
-            }
-            let now = self.clock.now();
-            if self.driver.poll_timeout().is_some_and(|at| at <= now) {
-                self.work.news.is_old = true;
-                self.driver.handle(now, Input::Timeout);
-            }
-            self.perform_all();
+        let inbox = Arc::clone(&self.inbox);
+        if let Some(runtime) = inbox.serve(self) {
+            runtime.end();
         }
+    }
+
+    /// Handles what waits. A panic ends the node and not the thread, which may be any; false: there is nothing to drive.
+    pub(crate) fn round(held: &mut Option<Self>) -> bool {
+        let Some(runtime) = held else { return false };
+        // The state that a panic leaves behind is not looked at again.
+        let Err(panic) = catch_unwind(AssertUnwindSafe(|| runtime.handle_all())) else { return true };
+        let what = cause(&*panic);
+        tracing::error!(what, "the driver panicked");
+        if let Some(Self { published, inbox, .. }) = held.take() {
+            published.fail(format!("its driver panicked: {what}"));
+            // Nobody answers any more: those that wait are told so by being dropped.
+            inbox.abandon();
+        }
+        false
+    }
+
+    fn handle_all(&mut self) {
+        let mut taken = std::mem::take(&mut self.work.taken);
+        self.inbox.take_all(&mut taken);
+        self.handle_each(&mut taken);
+        let (min, _) = self.next_group();
+        self.inbox.take_proposals(&mut taken, min);
+        self.handle_each(&mut taken);
+        self.work.taken = taken;
+        let now = self.clock.now();
+        if self.driver.poll_timeout().is_some_and(|at| at <= now) {
+            self.work.news.is_old = true;
+            self.driver.handle(now, Input::Timeout);
+        }
+        self.perform_all();
+        let outlook = self.outlook();
+        self.inbox.set_outlook(outlook);
+    }
+
+    fn handle_each(&mut self, taken: &mut Vec<Inbound>) {
+        for inbound in taken.drain(..) {
+            let Some(event) = self.event_of(inbound) else { continue };
+            self.work.news.take_in(&event);
+            crate::budget::taken(&self.published, &event);
+            self.driver.handle(self.clock.now(), event);
+        }
+    }
+
+    fn next_group(&mut self) -> (usize, Option<Instant>) {
+        let tail = self.driver.uncommitted();
+        self.work.groups.see(tail);
+        self.work.groups.next(tail)
+    }
+
+    /// What is to be expected now.
+    fn outlook(&mut self) -> Outlook {
+        let (proposals_min, proposals_at) = self.next_group();
+        let timeout = self.driver.poll_timeout().map(|at| at.saturating_sub(self.clock.now()));
+        let timeout = timeout.into_iter().chain(self.work.news.due_in()).chain(self.applied_due_in()).min();
+        let timeout = timeout.map(|timeout| Instant::now() + timeout);
+        Outlook {
+            proposals_min,
+            proposals_at,
+            reads_wait: self.driver.is_asking(),
+            applied_waits: !self.driver.is_apply_full(),
+            wake_at: timeout,
+        }
+    }
+
+    /// Ends what the driver has begun.
+    fn end(mut self) {
         self.published.lease.clear();
         self.publish();
         self.apply.append(&mut self.work.jobs);
@@ -243,7 +298,8 @@ impl Runtime {
         }
         self.answer_all();
         let jobs = &mut self.work.jobs;
-        let is_quiet = jobs.iter().all(ApplyJob::is_quiet);
+        let leads = self.work.news.shown.1 == Role::Leader;
+        let is_quiet = jobs.iter().all(|job| job.is_quiet(leads));
         let waiting = if is_quiet { self.apply.append_quietly(jobs) } else { self.apply.append(jobs) };
         if self.work.idle_jobs.is_due(waiting) {
             // While the state machine hangs, callers give up and others come.
@@ -267,7 +323,7 @@ impl Runtime {
     }
 
     fn perform(&mut self, command: Command) {
-        crate::budget::commanded(self.published.node(), &command);
+        crate::budget::commanded(&self.published, &command);
         let work = &mut self.work;
         match command {
             Command::Write(write) => work.writes.push(write),
@@ -392,101 +448,4 @@ impl Runtime {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::AtomicUsize;
-    use std::task::{Context, Wake, Waker};
-
-    use d_engine_core::StorageEngine as _;
-    use d_engine_kv::KvStateMachine;
-    use d_engine_mem::{MemKvStore, MemStorageEngine};
-    use d_engine_net::Hello;
-
-    use crate::NodeConfig;
-    use crate::clock::BootClock;
-    use crate::inbox::Bounds;
-    use crate::prepare::{Stores, prepare};
-
-    /// The loop of a single node, without the threads around it.
-    fn runtime(tokio: &Handle) -> Runtime {
-        let engine = MemStorageEngine::new();
-        let machine = KvStateMachine::new(MemKvStore::new()).unwrap();
-        let log: Arc<dyn LogStore> = engine.log_store();
-        let config = NodeConfig::for_dir("unused");
-        let meta = engine.meta_store();
-        let stores = Stores { log: &*log, meta: &*meta, machine: &machine, is_volatile: true };
-        let prepared = prepare(&config, stores, &BootClock, tokio).unwrap();
-        let published = Published::new(prepared.driver.status(BootClock.now()), Hello::new(1, 0));
-        Runtime {
-            driver: prepared.driver,
-            clock: Arc::new(BootClock),
-            inbox: Arc::new(Inbox::new(Bounds { callers: 10, bytes: 100, messages: 10 })),
-            disk: Arc::new(DiskQueue::new()),
-            apply: Arc::new(ApplyQueue::new()),
-            log,
-            wire: Wire::Nowhere,
-            published: Arc::new(published),
-            applied: Arc::default(),
-            snapshots: prepared.snapshots,
-            transfer_bytes_per_s: 1 << 20,
-            tokio: tokio.clone(),
-            work: Work::new(),
-        }
-    }
-
-    /// Looks at the published status at the moment of the answer.
-    struct Witness {
-        published: Arc<Published>,
-        answers: AtomicUsize,
-        early: AtomicUsize,
-    }
-
-    impl Wake for Witness {
-        fn wake(self: Arc<Self>) {
-            self.answers.fetch_add(1, Ordering::SeqCst);
-            self.early.fetch_add(usize::from(self.published.failure().is_none()), Ordering::SeqCst);
-        }
-    }
-
-    #[test]
-    fn whoever_is_answered_finds_what_was_decided_in_the_status() {
-        let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let runtime = runtime(tokio.handle());
-        let inbox = Arc::clone(&runtime.inbox);
-        let witness = Arc::new(Witness {
-            published: Arc::clone(&runtime.published),
-            answers: AtomicUsize::new(0),
-            early: AtomicUsize::new(0),
-        });
-        let waker = Waker::from(Arc::clone(&witness));
-        let mut context = Context::from_waker(&waker);
-        let (mut read, mut write) = (inbox.read(false).unwrap(), inbox.propose(bytes::Bytes::new()).unwrap());
-        assert!(std::pin::pin!(&mut read).poll(&mut context).is_pending());
-        assert!(std::pin::pin!(&mut write).poll(&mut context).is_pending());
-        inbox.complete(Input::StorageFailed { why: "the plug was pulled".into() });
-        inbox.close();
-        runtime.run();
-        assert_eq!(witness.answers.load(Ordering::SeqCst), 2);
-        assert_eq!(witness.early.load(Ordering::SeqCst), 0);
-    }
-
-    #[test]
-    fn whatever_may_change_the_leader_is_shown_at_once_and_the_rest_soon() {
-        let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let mut runtime = runtime(tokio.handle());
-        runtime.publish();
-        let news = &mut runtime.work.news;
-        for usual in [Input::Persisted { seq: 1 }, Input::Read { id: 1, by_lease: false }, Input::Applied { index: 1 }]
-        {
-            news.take_in(&usual.into());
-        }
-        news.shown_at = Instant::now();
-        assert!(!news.is_due(&runtime.driver) && news.due_in().is_some_and(|time| time <= STATUS_AGE_MAX));
-        news.take_in(&Input::StorageFailed { why: String::new() }.into());
-        assert!(news.is_due(&runtime.driver));
-        runtime.publish();
-        assert!(!runtime.work.news.is_due(&runtime.driver));
-        runtime.work.news.shown = (9, Role::Leader, Some(1));
-        assert!(runtime.work.news.is_due(&runtime.driver), "term, part and leader are not those of the driver");
-    }
-}
+mod tests;

@@ -262,8 +262,11 @@ impl Snapshots {
     pub(crate) fn install(&mut self, at: LogId, runtime: &Handle) -> Result<(), Error> {
         let marked = self.store.marked().filter(|(record, _)| record.at() == at);
         let (record, path) = marked.ok_or_else(|| Error::invalid(format!("no snapshot of {at} was received")))?;
+        let begun = Instant::now();
         runtime.block_on(self.machine.apply_snapshot_from_file(&record.metadata, path))?;
         self.store.installed(at);
+        let installing_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(node = self.node, index = at.index, installing_ms, "a received snapshot is installed");
         let membership = Some(Arc::new(record.metadata.membership.clone()));
         let label = Label { at, membership: membership.clone() };
         (self.progress.label, self.progress.next_label) = (label.clone(), label);

@@ -125,6 +125,10 @@ async fn read_chunk(mut file: File, offset: u64, size: u64) -> Result<(Bytes, Fi
     .await
 }
 
+fn milliseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err("the work was cut off".into()))
 }
@@ -180,7 +184,8 @@ impl Shared {
         let record = Record { metadata, digest };
         let begin = move || store.begin_receiving(record).map_err(|error| error.to_string());
         let (turn, offset) = blocking(begin).await?;
-        Ok(SnapshotAnswer::Accepted(Box::new(Receiver { shared: Arc::clone(self), from, term, turn, offset })))
+        let (shared, since) = (Arc::clone(self), Instant::now());
+        Ok(SnapshotAnswer::Accepted(Box::new(Receiver { shared, from, term, turn, offset, since })))
     }
 }
 
@@ -191,6 +196,8 @@ struct Receiver {
     term: u64,
     turn: u64,
     offset: u64,
+    /// When it was accepted.
+    since: Instant,
 }
 
 #[async_trait]
@@ -205,12 +212,17 @@ impl SnapshotSink for Receiver {
     }
 
     async fn finish(self: Box<Self>) -> Result<Option<LogId>, String> {
-        let Self { shared, from, term, turn, .. } = *self;
+        let Self { shared, from, term, turn, offset, since } = *self;
+        let arriving_ms = milliseconds(since);
         // What is marked is reported in the same breath: the sender may go, and this future with it, while the file is
         // verified, and a mark that nobody was told of would stand in the way of every later snapshot.
         let mark = move || {
+            let begun = Instant::now();
             let (record, receipt) = shared.snapshots.mark_received(turn).map_err(|error| error.to_string())?;
             let last_included = record.at();
+            let (bytes, verifying_ms) = (record.metadata.size.saturating_sub(offset), milliseconds(begun));
+            let (node, index) = (shared.id(), last_included.index);
+            tracing::info!(node, from, index, bytes, arriving_ms, verifying_ms, "a snapshot has arrived");
             let membership = record.metadata.membership.clone();
             shared.inbox.complete(Input::SnapshotReceived { from, term, last_included, membership });
             if !shared.is_open() {

@@ -108,6 +108,8 @@ enum Bench {
     Peers(bench::peers::PeersArguments),
     /// How cost grows: 3 to 7 nodes, 10,000 idle connections, ten million keys, values of 1 MiB, an open loop
     Scale(bench::scale::Scale),
+    /// What a living cluster costs: a node that rejoins, restarts or is far behind, and a transfer of leadership
+    Living(bench::scale::Living),
 }
 
 fn main() -> ExitCode {
@@ -131,6 +133,7 @@ fn main() -> ExitCode {
         Task::Bench(Bench::Gate(arguments)) => bench::gate::gate(&arguments),
         Task::Bench(Bench::Peers(arguments)) => bench::peers::peers(&arguments),
         Task::Bench(Bench::Scale(arguments)) => bench::scale::scale(&arguments),
+        Task::Bench(Bench::Living(arguments)) => bench::scale::living(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

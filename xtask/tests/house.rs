@@ -24,10 +24,18 @@ const NORMAL: &[(&str, &[&str])] = &[
     ("d-engine-file", &["d-engine-core", "d-engine-mem"]),
     ("d-engine-net", &["d-engine-core", "d-engine-raft", "d-engine-kv"]),
     ("d-engine", &["d-engine-core", "d-engine-raft", "d-engine-kv", "d-engine-net"]),
-    // The load generator and the plots are no part of the engine, and know nothing of it.
+    // The load generator, the plots and the processes are no part of the engine, and know nothing of its code.
     (
         "d-engine-cli",
-        &["d-engine", "d-engine-net", "d-engine-raft", "d-engine-test-suite", "d-engine-load", "d-engine-plot"],
+        &[
+            "d-engine",
+            "d-engine-net",
+            "d-engine-raft",
+            "d-engine-test-suite",
+            "d-engine-load",
+            "d-engine-plot",
+            "d-engine-processes",
+        ],
     ),
 ];
 

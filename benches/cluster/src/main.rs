@@ -7,6 +7,7 @@
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
 mod budget;
+mod living;
 mod scale;
 
 use std::path::{Path, PathBuf};
@@ -38,6 +39,8 @@ enum What {
     Budget(BudgetArguments),
     /// How cost grows with nodes, idle connections, keys and the size of values; prints JSON
     Scale(Growth),
+    /// What a node that rejoins, restarts or is behind costs, and a transfer of leadership; prints JSON
+    Living(living::Living),
 }
 
 #[derive(Args)]
@@ -145,6 +148,10 @@ fn run(arguments: &Arguments) -> three_nodes::Result<()> {
         What::Embedded(nodes) => (Api::Embedded, nodes),
         What::Grpc(nodes) => (Api::Grpc, nodes),
         What::Budget(arguments) => return budget(&runtime, arguments),
+        What::Living(living) => {
+            println!("{}", runtime.block_on(living.measure())?);
+            return Ok(());
+        }
         What::Scale(growth) => {
             let dir = tempfile::tempdir_in(&growth.dir)?;
             let round = round(growth.seconds)?;

@@ -151,7 +151,7 @@ fn key_of(number: u64) -> bytes::Bytes {
 }
 
 /// One figure with its target.
-fn row(what: &str, value: f64, relation: &str, target: f64, detail: Value) -> Value {
+pub(crate) fn row(what: &str, value: f64, relation: &str, target: f64, detail: Value) -> Value {
     let met = if relation == "≥" { value >= target } else { value <= target };
     json!({ "what": what, "value": value, "target": format!("{relation} {target}"), "met": met, "detail": detail })
 }

@@ -36,10 +36,10 @@ async fn a_message_that_no_frame_can_carry_is_dropped_and_the_stream_goes_on() {
     one.peers.send(2, Message { body, ..probe(1) });
     one.peers.send(2, probe(2));
     let mut brought = None;
-    while !matches!(brought, Some(PeerEvent::Message { .. })) {
+    while !matches!(brought, Some(PeerEvent::Messages { .. })) {
         brought = timeout(Duration::from_secs(10), brings.recv()).await.expect("the next message comes in time");
     }
-    assert_eq!(brought, Some(PeerEvent::Message { from: 1, message: probe(2) }));
+    assert_eq!(brought, Some(PeerEvent::Messages { from: 1, messages: vec![probe(2)] }));
     assert!(tells.try_recv().is_err(), "the stream did not break");
     one.stop().await;
     two.stop().await;

@@ -1,5 +1,6 @@
 //! Peers with each other.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ use crate::{Hello, PeerEvent, Peers};
 struct Node {
     server: FakeServer,
     events: mpsc::UnboundedReceiver<PeerEvent>,
+    /// Those that came together with one that was asked for.
+    messages: VecDeque<(u64, Message)>,
     hello: watch::Sender<Hello>,
 }
 
@@ -36,7 +39,7 @@ impl Node {
         let (sink, events) = mpsc::unbounded_channel();
         let (hello, facts) = watch::channel(facts);
         let sink = Arc::new(move |event| drop(sink.send(event)));
-        Self { server: FakeServer::start_at(address, facts, sink).await, events, hello }
+        Self { server: FakeServer::start_at(address, facts, sink).await, events, messages: VecDeque::new(), hello }
     }
 
     fn knows(&self, node: u64, other: &Node) {
@@ -61,8 +64,11 @@ impl Node {
 
     async fn message(&mut self) -> (u64, Message) {
         loop {
-            if let PeerEvent::Message { from, message } = self.next().await {
-                return (from, message);
+            if let Some(message) = self.messages.pop_front() {
+                return message;
+            }
+            if let PeerEvent::Messages { from, messages } = self.next().await {
+                self.messages.extend(messages.into_iter().map(|message| (from, message)));
             }
         }
     }

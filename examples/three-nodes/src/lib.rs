@@ -5,7 +5,6 @@
 pub mod processes;
 
 use std::error::Error;
-use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,25 +15,13 @@ use tokio::sync::watch;
 /// What a step of an example returns.
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Three members on ports that nobody listens on, below those that the system gives to connections: a node that is dialled
-/// while it is down would else, now and then, find its port taken by the dialling.
+/// Three members on ports that nobody listens on.
 ///
 /// # Errors
 /// There are no such ports.
 pub fn free_peers() -> Result<Vec<(u64, String)>> {
-    let ports = 20_000..32_000;
-    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let start = std::process::id().wrapping_mul(97).wrapping_add(time.subsec_nanos());
-    let mut held = Vec::new();
-    for step in 0..1000 {
-        let port = ports.start + start.wrapping_add(step) % (ports.end - ports.start);
-        held.extend(TcpListener::bind(("127.0.0.1", u16::try_from(port)?)));
-        if held.len() == 3 {
-            let addresses = held.iter().map(|listener| Ok(listener.local_addr()?.to_string()));
-            return (1..).zip(addresses).map(|(id, address): (u64, Result<String>)| Ok((id, address?))).collect();
-        }
-    }
-    Err("no free ports on 127.0.0.1 between 20000 and 32000".into())
+    let ports = d_engine_processes::free_ports(3)?;
+    Ok((1..).zip(ports.into_iter().map(|port| format!("127.0.0.1:{port}"))).collect())
 }
 
 /// The configuration of one of the members, with its data below `data`.

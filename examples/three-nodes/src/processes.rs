@@ -2,10 +2,11 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use d_engine::{Client, ClientOptions};
+use d_engine_processes::{Lifetime, Process};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
@@ -45,7 +46,7 @@ pub async fn run_node_if_asked() -> Result<bool> {
 pub struct Processes {
     program: PathBuf,
     peers: Vec<(u64, String)>,
-    running: Vec<(u64, Child)>,
+    running: Vec<(u64, Process)>,
     data: TempDir,
 }
 
@@ -68,13 +69,10 @@ impl Processes {
     /// # Errors
     /// What the system says.
     pub fn start_node(&mut self, id: u64) -> Result<()> {
-        let child = Command::new(&self.program)
-            .args([NODE, &id.to_string()])
-            .arg(self.data.path())
-            .arg(self.addresses().join(","))
-            .stdin(Stdio::piped())
-            .spawn()?;
-        self.running.push((id, child));
+        let mut command = Command::new(&self.program);
+        command.args([NODE, &id.to_string()]).arg(self.data.path()).arg(self.addresses().join(","));
+        let process = Process::start(command, &self.data.path().join(format!("n{id}.log")), Lifetime::WithParent)?;
+        self.running.push((id, process));
         Ok(())
     }
 
@@ -118,19 +116,7 @@ impl Processes {
     /// The node does not run.
     pub fn kill(&mut self, id: u64) -> Result<()> {
         let place = self.running.iter().position(|(running, _)| *running == id).ok_or("the node does not run")?;
-        let (_, mut child) = self.running.swap_remove(place);
-        child.kill()?;
-        child.wait()?;
-        Ok(())
-    }
-}
-
-impl Drop for Processes {
-    fn drop(&mut self) {
-        for (_, child) in &mut self.running {
-            // It may have ended by itself.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        let (_, mut process) = self.running.swap_remove(place);
+        Ok(process.kill()?)
     }
 }

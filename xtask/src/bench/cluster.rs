@@ -23,13 +23,16 @@ pub(crate) struct Cluster {
 /// Measures three nodes through `api`.
 pub(crate) fn cluster(api: &str, arguments: &Cluster) -> Result<(), Failed> {
     let dir = arguments.dir.clone().map_or_else(target, Ok)?;
-    let (_, mut bench) = quiet(&dir, SPACE_BYTES, arguments.force, build)?;
+    let (_, mut bench) = quiet(&dir, SPACE_BYTES, arguments.force, || build(None))?;
     run("cluster-bench", bench.arg(api).arg("--dir").arg(dir).args(&arguments.arguments).stdin(Stdio::null()))
 }
 
-/// Builds `cluster-bench`.
-pub(super) fn build() -> Result<Command, Failed> {
+/// Builds `cluster-bench`, and a program that it runs.
+pub(super) fn build(program: Option<&str>) -> Result<Command, Failed> {
     let target = target()?;
-    cargo(&["build", "--release", "--locked", "-p", "cluster-bench", "--target-dir", &target.to_string_lossy()])?;
+    let packages: Vec<&str> =
+        ["cluster-bench"].into_iter().chain(program).flat_map(|package| ["-p", package]).collect();
+    let directory = target.to_string_lossy();
+    cargo(&[&["build", "--release", "--locked"], &packages[..], &["--target-dir", &directory]].concat())?;
     Ok(Command::new(target.join("release/cluster-bench")))
 }

@@ -1,5 +1,5 @@
-//! `cargo xtask bench scale`: how cost grows with nodes, idle connections, keys and the size of values, and what an open loop
-//! sees below the peak; `cluster-bench scale` measures, here it becomes a table.
+//! `cargo xtask bench scale` and `bench living`: how cost grows with nodes, idle connections, keys and the size of values, and
+//! what nodes cost that rejoin, restart, are behind or hand over; `cluster-bench` measures, here it becomes a table.
 
 use std::time::Duration;
 
@@ -11,32 +11,78 @@ use super::report::{Table, met, number};
 use super::{Measured, SPACE_BYTES, Told, cluster, in_scratch, quiet};
 use crate::Failed;
 
-/// A quiet machine needs a third of it.
-const LIMIT: Duration = Duration::from_secs(8 * 60);
+/// What `cluster-bench` is asked for.
+struct Subject {
+    /// Its subcommand.
+    name: &'static str,
+    title: &'static str,
+    /// Beside `cluster-bench`.
+    program: Option<&'static str>,
+    space_bytes: u64,
+    /// A quiet machine needs half of it at most.
+    limit: Duration,
+}
+
+const SCALE: Subject = Subject {
+    name: "scale",
+    title: "How d-engine's cost grows",
+    program: None,
+    space_bytes: SPACE_BYTES,
+    limit: Duration::from_secs(8 * 60),
+};
+
+const LIVING: Subject = Subject {
+    name: "living",
+    title: "What a living cluster costs",
+    program: Some("d-engine-cli"),
+    space_bytes: 2 * SPACE_BYTES,
+    limit: Duration::from_secs(15 * 60),
+};
 
 /// What to measure and how to say it.
 #[derive(clap::Args)]
 pub(crate) struct Scale {
     #[command(flatten)]
     measured: Measured,
-    /// Goes to `cluster-bench scale`, as in `-- --connections 1000`; `-- --help` lists its flags
+    /// Goes to `cluster-bench`, as in `scale -- --connections 1000` or `living -- --only transfer`; `-- --help` lists its flags
     #[arg(last = true)]
     arguments: Vec<String>,
 }
 
-/// Measures all.
+/// What to measure of a living cluster, and how to say it.
+#[derive(clap::Args)]
+pub(crate) struct Living {
+    /// A twentieth of everything: shows within a minute that it works, and no figure of worth
+    #[arg(long)]
+    small: bool,
+    #[command(flatten)]
+    scale: Scale,
+}
+
+/// Measures how cost grows.
 pub(crate) fn scale(arguments: &Scale) -> Result<(), Failed> {
-    in_scratch("scale", &arguments.measured, |places, force| {
-        let (mut machine, mut bench) = quiet(&places.scratch, SPACE_BYTES, force, cluster::build)?;
-        bench.args(["scale", "--dir"]).arg(&places.scratch).args(&arguments.arguments);
-        let found = places.json_of("how cost grows", "scale", LIMIT, &mut bench)?;
+    run(&SCALE, arguments, &[])
+}
+
+/// Measures a living cluster.
+pub(crate) fn living(arguments: &Living) -> Result<(), Failed> {
+    run(&LIVING, &arguments.scale, if arguments.small { &["--small"] } else { &[] })
+}
+
+fn run(subject: &'static Subject, arguments: &Scale, more: &[&str]) -> Result<(), Failed> {
+    in_scratch(subject.name, &arguments.measured, |places, force| {
+        let build = || cluster::build(subject.program);
+        let (mut machine, mut bench) = quiet(&places.scratch, subject.space_bytes, force, build)?;
+        bench.args([subject.name, "--dir"]).arg(&places.scratch).args(more).args(&arguments.arguments);
+        let found = places.json_of(subject.title, subject.name, subject.limit, &mut bench)?;
         machine.look_again(&places.scratch);
-        Ok(Grown { machine, found })
+        Ok(Grown { title: subject.title, machine, found })
     })
 }
 
 /// What was found.
 struct Grown {
+    title: &'static str,
     machine: Machine,
     /// As `cluster-bench` tells it.
     found: Value,
@@ -53,7 +99,7 @@ impl Told for Grown {
     }
 
     fn file(&self) -> String {
-        let mut page = Page::new("How d-engine's cost grows");
+        let mut page = Page::new(self.title);
         tables(&self.machine, &self.found).iter().for_each(|table| table.add_to(&mut page));
         last_lines(&self.found).iter().for_each(|line| page.paragraph(line));
         page.html()

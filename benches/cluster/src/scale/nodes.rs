@@ -1,16 +1,15 @@
 //! Nodes as processes, and the leader's processor time per write with 3, 5 and 7 of them.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use d_engine::file::{FileKvStore, FileStorageEngine};
 use d_engine::{Client, ClientOptions};
-use d_engine_load::Usage;
+use d_engine_processes::{Lifetime, Process, Usage, free_ports};
 use serde_json::{Value, json};
 use three_nodes::{Result, member, start};
 use tokio::time::sleep;
@@ -44,21 +43,22 @@ pub(crate) async fn run_node_if_asked() -> Result<bool> {
     Ok(true)
 }
 
-/// Processes, ended when this is dropped.
+/// Nodes, killed when this is dropped.
 pub(super) struct Processes {
-    children: Vec<Child>,
+    nodes: Vec<Process>,
     pub(super) addresses: Vec<String>,
 }
 
 impl Processes {
     pub(super) fn start(count: usize, dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir)?;
-        let mut processes = Self { children: Vec::new(), addresses: free_addresses(count)? };
+        let addresses = free_ports(count)?.into_iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let mut processes = Self { nodes: Vec::new(), addresses };
         let program = std::env::current_exe()?;
         for id in 1..=count {
             let mut command = Command::new(&program);
             command.args([NODE, &id.to_string()]).arg(dir).arg(processes.addresses.join(","));
-            processes.children.push(command.stdin(Stdio::piped()).spawn()?);
+            processes.nodes.push(Process::start(command, &dir.join(format!("n{id}.log")), Lifetime::WithParent)?);
         }
         Ok(processes)
     }
@@ -81,40 +81,17 @@ impl Processes {
         Err("none of the nodes leads".into())
     }
 
-    pub(super) fn processor_time(&self, place: usize) -> Duration {
-        Usage::of(self.children[place].id()).processor
+    pub(super) fn processor_time(&self, place: usize) -> Result<Duration> {
+        Ok(self.usage(place)?.cpu)
     }
 
     pub(super) fn resident_bytes(&self, place: usize) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.children[place].id()))?;
-        let line =
-            status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("/proc/PID/status has no VmRSS")?;
-        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+        Ok(self.usage(place)?.resident_bytes)
     }
-}
 
-impl Drop for Processes {
-    fn drop(&mut self) {
-        for child in &mut self.children {
-            // It may have ended by itself.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+    fn usage(&self, place: usize) -> Result<Usage> {
+        self.nodes[place].usage().ok_or_else(|| format!("/proc does not say what node {} uses", place + 1).into())
     }
-}
-
-/// Addresses on loopback that nobody listens on, below the ports that the system gives to connections.
-fn free_addresses(count: usize) -> Result<Vec<String>> {
-    let start = std::process::id().wrapping_mul(97);
-    let mut held = Vec::new();
-    for step in 0..2000 {
-        let port = u16::try_from(20_000 + start.wrapping_add(step) % 12_000)?;
-        held.extend(TcpListener::bind(("127.0.0.1", port)));
-        if held.len() == count {
-            return held.iter().map(|listener| Ok(listener.local_addr()?.to_string())).collect();
-        }
-    }
-    Err("no free ports on 127.0.0.1 between 20000 and 32000".into())
 }
 
 /// Calls on a client, of random keys.
@@ -139,9 +116,9 @@ pub(super) async fn processor_time(scale: &Scale, dir: &Path) -> Result<Vec<Valu
         load.round(put(&client)).await?;
         let mut of_rounds = Vec::new();
         for _ in 0..load.rounds {
-            let before = processes.processor_time(leader);
+            let before = processes.processor_time(leader)?;
             let round = load.round(put(&client)).await?;
-            let used = processes.processor_time(leader).saturating_sub(before);
+            let used = processes.processor_time(leader)?.saturating_sub(before);
             of_rounds.push((used.as_secs_f64() * 1e6 / round.answered().max(1) as f64, round.per_second()));
         }
         of_rounds.sort_by(|a, b| f64::total_cmp(&a.0, &b.0));

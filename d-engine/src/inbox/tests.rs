@@ -1,0 +1,144 @@
+//! Bounds, and what may wait.
+
+use super::*;
+use d_engine_raft::{Body, Input};
+
+fn message() -> Message {
+    Message { term: 1, incarnation: 1, group: 0, body: Body::FormationProbe }
+}
+
+const BOUNDS: Bounds = Bounds { callers: 2, bytes: 10, messages: 2 };
+
+fn take_all(inbox: &Inbox, taken: &mut Vec<Inbound>) {
+    inbox.take_all(taken);
+    let mut proposals = Vec::new();
+    inbox.take_proposals(&mut proposals, 0);
+    taken.append(&mut proposals);
+}
+
+#[test]
+fn a_call_beyond_the_bound_is_told_at_once_until_another_ends() {
+    let inbox = Inbox::new(BOUNDS);
+    let (first, second) = (inbox.enter(0).unwrap(), inbox.enter(0).unwrap());
+    assert_eq!(inbox.enter(0).err(), Some(NotTaken::Busy));
+    drop(first);
+    let _third = inbox.enter(0).unwrap();
+    assert_eq!(inbox.enter(0).err(), Some(NotTaken::Busy));
+    drop(second);
+    assert_eq!(inbox.calls(), 1);
+}
+
+#[test]
+fn calls_hold_only_so_many_bytes() {
+    let inbox = Inbox::new(BOUNDS);
+    let place = inbox.enter(6).unwrap();
+    assert_eq!(inbox.enter(5).err(), Some(NotTaken::Busy));
+    let _fits = inbox.enter(4).unwrap();
+    drop(place);
+    let _fits_now = inbox.enter(6).unwrap();
+    assert_eq!(inbox.enter(usize::MAX).err(), Some(NotTaken::Busy));
+}
+
+#[test]
+fn a_call_that_ended_without_an_answer_keeps_no_place_while_the_node_decides() {
+    let inbox = Inbox::new(Bounds { callers: 1, ..BOUNDS });
+    let place = inbox.enter(1).unwrap();
+    let answer = inbox.propose(Bytes::from_static(b"c")).unwrap();
+    let mut taken = Vec::new();
+    take_all(&inbox, &mut taken);
+    drop((place, answer));
+    let Some(Inbound::Propose { caller, .. }) = taken.pop() else { panic!("no proposal") };
+    assert!(caller.has_gone());
+    let _next = inbox.enter(1).unwrap();
+    let _taken_in = inbox.propose(Bytes::from_static(b"d")).unwrap();
+}
+
+#[test]
+fn what_calls_leave_in_the_queue_is_bounded_as_they_are() {
+    let inbox = Inbox::new(BOUNDS);
+    for command in [&b"12345"[..], b"1234"] {
+        drop(inbox.propose(Bytes::from_static(command)).unwrap());
+    }
+    assert_eq!(inbox.propose(Bytes::new()).unwrap_err(), NotTaken::Busy, "two wait");
+    let mut taken = Vec::new();
+    take_all(&inbox, &mut taken);
+    drop(inbox.propose(Bytes::from_static(b"12345")).unwrap());
+    assert_eq!(inbox.propose(Bytes::from_static(b"123456")).unwrap_err(), NotTaken::Busy, "too many bytes");
+}
+
+#[test]
+fn messages_beyond_the_bound_are_dropped_and_completions_never() {
+    let inbox = Inbox::new(BOUNDS);
+    assert!((0..5).all(|from| inbox.deliver(from, vec![message()])));
+    (0..5).for_each(|seq| inbox.complete(Input::Persisted { seq }));
+    let mut taken = Vec::new();
+    take_all(&inbox, &mut taken);
+    assert_eq!(taken.len(), 2 + 5);
+    assert!(inbox.deliver(9, vec![message(), message(), message()]));
+    taken.clear();
+    take_all(&inbox, &mut taken);
+    assert_eq!(taken.len(), 2, "taking makes room");
+}
+
+const WAITS: Outlook =
+    Outlook { proposals_min: 0, proposals_at: None, reads_wait: true, applied_waits: true, wake_at: None };
+
+#[test]
+fn what_may_wait_is_urgent_once_it_may_wait_no_longer() {
+    let inbox = Inbox::new(Bounds { callers: 9, bytes: 9, messages: 9 });
+    let is_urgent = || inbox.waiting().is_urgent;
+    inbox.set_outlook(Outlook { proposals_min: 2, ..WAITS });
+    let _first = inbox.propose(Bytes::new()).unwrap();
+    let _read = inbox.read(false).unwrap();
+    inbox.complete(Input::Applied { index: 1 });
+    assert!(!is_urgent());
+    let _second = inbox.propose(Bytes::new()).unwrap();
+    assert!(is_urgent(), "there are two");
+    let mut taken = Vec::new();
+    inbox.take_all(&mut taken);
+    assert_eq!((taken.len(), is_urgent()), (2, false), "proposals are taken apart");
+    inbox.take_proposals(&mut Vec::new(), 3);
+    inbox.set_outlook(WAITS);
+    assert!(is_urgent(), "not so many are needed any more");
+    taken.clear();
+    inbox.take_proposals(&mut taken, 2);
+    assert_eq!(taken.len(), 2);
+    inbox.take_all(&mut Vec::new());
+
+    for no_more in [Outlook { reads_wait: false, ..WAITS }, Outlook { applied_waits: false, ..WAITS }] {
+        inbox.set_outlook(WAITS);
+        let _read = inbox.read(false).unwrap();
+        inbox.complete(Input::Applied { index: 1 });
+        assert!(!is_urgent());
+        inbox.set_outlook(no_more);
+        assert!(is_urgent());
+        inbox.take_all(&mut Vec::new());
+    }
+    inbox.complete(Input::Persisted { seq: 1 });
+    assert!(is_urgent(), "a completion never waits");
+}
+
+#[test]
+fn the_drivers_own_thread_is_woken_only_for_what_comes_earlier() {
+    let inbox = Inbox::new(BOUNDS);
+    let now = Instant::now();
+    let in_ms = |ms| Some(now + std::time::Duration::from_millis(ms));
+    let sleeps_until = |until| inbox.waiting().sleeps_until = Some(until);
+    let is_woken = || inbox.waiting().sleeps_until.is_none();
+    sleeps_until(in_ms(50));
+    inbox.set_outlook(Outlook { wake_at: in_ms(60), proposals_min: 9, proposals_at: in_ms(2), ..WAITS });
+    assert!(!is_woken(), "no proposal waits");
+    let _waits = inbox.propose(Bytes::new()).unwrap();
+    assert!(is_woken(), "one does");
+    sleeps_until(None);
+    inbox.set_outlook(Outlook { wake_at: in_ms(70), ..WAITS });
+    assert!(is_woken());
+}
+
+#[test]
+fn a_closed_inbox_says_so() {
+    let inbox = Inbox::new(BOUNDS);
+    inbox.close();
+    assert_eq!(inbox.read(false).unwrap_err(), NotTaken::Closed);
+    assert_eq!(inbox.queued.count.load(Ordering::Relaxed), 0);
+}
