@@ -3,10 +3,10 @@
 //! [`Load::round`] is one round; whoever compares several subjects alternates the rounds between them and makes
 //! [`Figures`] of each one's own.
 
-mod process;
+mod cost;
 mod round;
 
-pub use process::Usage;
+pub use cost::Cost;
 pub use round::Round;
 
 use std::error::Error;
@@ -67,7 +67,7 @@ impl Load {
         F: Future<Output = std::result::Result<(), E>> + Send + 'static,
         E: Display + Send + 'static,
     {
-        let (begun, before) = (Instant::now(), Usage::of_this_process());
+        let (begun, before) = (Instant::now(), Cost::of_this_process());
         let until = begun + self.round;
         let next = Arc::new(AtomicU64::new(0));
         let mut callers = Vec::new();
@@ -86,7 +86,7 @@ impl Load {
             seen.add(caller.await?)?;
         }
         let took = begun.elapsed();
-        Ok(Round { seen, took, usage: Usage::of_this_process().since(before) })
+        Ok(Round { seen, took, cost: Cost::of_this_process().since(before) })
     }
 }
 
@@ -163,9 +163,9 @@ impl Figures {
     pub fn new(load: &Load, rounds: Vec<Round>) -> Result<Self> {
         let mut rates: Vec<f64> = rounds.iter().map(Round::per_second).collect();
         rates.sort_by(f64::total_cmp);
-        let (mut all, mut usage) = (Seen::new()?, Usage::default());
+        let (mut all, mut cost) = (Seen::new()?, Cost::default());
         for round in rounds {
-            usage += round.usage;
+            cost += round.cost;
             all.add(round.seen)?;
         }
         let answered = all.latencies.len().max(1) as f64;
@@ -176,8 +176,8 @@ impl Figures {
             errors: all.errors,
             first_error: all.first_error,
             quantiles: [0.5, 0.99, 0.999, 1.0].map(|quantile| all.latencies.value_at_quantile(quantile)),
-            processor_us_per_call: usage.processor.as_secs_f64() * 1e6 / answered,
-            switches_per_call: usage.switches as f64 / answered,
+            processor_us_per_call: cost.processor.as_secs_f64() * 1e6 / answered,
+            switches_per_call: cost.switches as f64 / answered,
             ..Self::default()
         })
     }

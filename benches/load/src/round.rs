@@ -6,7 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use crate::{Result, Usage, nanoseconds};
+use crate::{Cost, Result, nanoseconds};
 
 /// Longer latencies are counted as this.
 const LATENCY_MAX: Duration = Duration::from_secs(60);
@@ -16,7 +16,7 @@ const LATENCY_MAX: Duration = Duration::from_secs(60);
 pub struct Round {
     pub(crate) seen: Seen,
     pub(crate) took: Duration,
-    pub(crate) usage: Usage,
+    pub(crate) cost: Cost,
 }
 
 /// What callers saw.
@@ -79,8 +79,8 @@ impl Round {
     }
 
     /// Adds what other processes have used for these calls.
-    pub fn add_usage(&mut self, used: Usage) {
-        self.usage += used;
+    pub fn add_cost(&mut self, used: Cost) {
+        self.cost += used;
     }
 
     /// Everything, for [`Round::from_json`] in another process.
@@ -94,8 +94,8 @@ impl Round {
             .collect();
         json!({
             "latencies": latencies, "errors": self.seen.errors, "first_error": self.seen.first_error,
-            "took_ns": nanoseconds(self.took), "processor_ns": nanoseconds(self.usage.processor),
-            "switches": self.usage.switches,
+            "took_ns": nanoseconds(self.took), "processor_ns": nanoseconds(self.cost.processor),
+            "switches": self.cost.switches,
         })
     }
 
@@ -114,8 +114,8 @@ impl Round {
         }
         seen.errors = number("errors")?;
         seen.first_error = value["first_error"].as_str().map(str::to_owned);
-        let usage = Usage { processor: Duration::from_nanos(number("processor_ns")?), switches: number("switches")? };
-        Ok(Self { seen, took: Duration::from_nanos(number("took_ns")?), usage })
+        let cost = Cost { processor: Duration::from_nanos(number("processor_ns")?), switches: number("switches")? };
+        Ok(Self { seen, took: Duration::from_nanos(number("took_ns")?), cost })
     }
 }
 
@@ -130,13 +130,13 @@ mod tests {
             seen.latencies.saturating_record(latency);
         }
         seen.fail("refused");
-        let usage = Usage { processor: Duration::from_micros(7), switches: 9 };
-        let round = Round { seen, took: Duration::from_millis(3), usage };
+        let cost = Cost { processor: Duration::from_micros(7), switches: 9 };
+        let round = Round { seen, took: Duration::from_millis(3), cost };
         let text = round.json().to_string();
         let other = Round::from_json(&serde_json::from_str(&text).unwrap()).unwrap();
         assert_eq!(other.seen.latencies, round.seen.latencies);
         assert_eq!((other.errors(), other.first_error()), (1, Some("refused")));
-        assert_eq!((other.took, other.usage), (round.took, usage));
+        assert_eq!((other.took, other.cost), (round.took, cost));
         assert!(Round::from_json(&json!({ "took_ns": 1 })).is_err());
     }
 }

@@ -7,7 +7,7 @@ use d_engine_load::{Figures, Load, Round};
 use serde_json::{Value, json};
 
 use crate::log::Result;
-use crate::subject::Work;
+use crate::subject::{BY_UNARY_CALLS, UNARY_ALONE, Work};
 use crate::system::System;
 
 /// How long and how often.
@@ -120,11 +120,12 @@ impl Found {
         }
     }
 
-    /// Every subject of ours with every other one.
+    /// Every subject of ours with every other one that does the same in another way.
     fn compare(&mut self, all: &[Series], work: Work) {
         let is_ours = |series: &&Series| series.name.starts_with("d-engine ");
         for ours in all.iter().filter(is_ours) {
             let peers = all.iter().filter(|peer| !is_ours(peer) && peer.clients == ours.clients);
+            let peers = peers.filter(|peer| peer.name != UNARY_ALONE || ours.name == BY_UNARY_CALLS);
             self.ratios.extend(peers.map(|peer| ratio(ours, peer, work)));
         }
     }

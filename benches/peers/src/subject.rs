@@ -35,6 +35,10 @@ impl Work {
     }
 }
 
+/// The ceiling of unary calls, and what it is one of.
+pub const UNARY_ALONE: &str = "unary gRPC alone";
+pub const BY_UNARY_CALLS: &str = "d-engine by unary calls";
+
 /// One way to call a system. Several of one process have the system in common.
 #[async_trait(?Send)]
 pub trait Subject {

@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use d_engine_load::Round;
@@ -23,6 +23,8 @@ use crate::subject::Work;
 const PATIENCE: Duration = Duration::from_secs(240);
 /// How much longer than it lasts a round may take: calls that are never answered are given up after ten seconds.
 const ROUND_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a system may take to end in order, with the processes that it has started.
+const END: Duration = Duration::from_secs(3);
 
 /// One way to call the system.
 #[derive(Debug, Clone)]
@@ -41,11 +43,13 @@ impl About {
 /// The process, and what it offers. Stopped unless it is awake.
 pub struct System {
     child: Child,
-    requests: ChildStdin,
+    requests: Option<ChildStdin>,
     answers: Receiver<String>,
     subjects: Vec<About>,
     /// Whether a leader has answered since it woke.
     settled: bool,
+    /// Why nothing is asked any more: an answer that comes too late would be taken for the next one.
+    broken: Option<String>,
 }
 
 impl System {
@@ -54,7 +58,7 @@ impl System {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["system", name]).arg(dir).args([data.keys.to_string(), data.value_bytes.to_string()]);
         let mut child = command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let requests = child.stdin.take().ok_or("a child without standard input")?;
+        let requests = child.stdin.take();
         let output = child.stdout.take().ok_or("a child without standard output")?;
         let (sender, answers) = mpsc::channel();
         // Ends with the child's output.
@@ -66,7 +70,7 @@ impl System {
                 }
             }
         });
-        let mut system = Self { child, requests, answers, subjects: Vec::new(), settled: false };
+        let mut system = Self { child, requests, answers, subjects: Vec::new(), settled: false, broken: None };
         let told = system.answer(PATIENCE)?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         for one in told["subjects"].as_array().into_iter().flatten() {
@@ -109,16 +113,26 @@ impl System {
     }
 
     fn ask(&mut self, request: &Value, patience: Duration) -> Result<Value> {
-        writeln!(self.requests, "{request}").map_err(|error| format!("its process does not listen: {error}"))?;
+        if let Some(why) = &self.broken {
+            return Err(why.clone().into());
+        }
+        let requests = self.requests.as_mut().ok_or("its process has no standard input")?;
+        writeln!(requests, "{request}").map_err(|error| format!("its process does not listen: {error}"))?;
         self.answer(patience)
     }
 
-    fn answer(&self, patience: Duration) -> Result<Value> {
-        let begun = Instant::now();
-        let line = self.answers.recv_timeout(patience).map_err(|_| match begun.elapsed() < patience {
-            true => "its process has ended".to_owned(),
-            false => format!("its process did not answer within {} s", patience.as_secs()),
-        })?;
+    fn answer(&mut self, patience: Duration) -> Result<Value> {
+        let line = match self.answers.recv_timeout(patience) {
+            Ok(line) => line,
+            Err(why) => {
+                let why = match why {
+                    RecvTimeoutError::Timeout => format!("its process did not answer within {} s", patience.as_secs()),
+                    RecvTimeoutError::Disconnected => "its process has ended".to_owned(),
+                };
+                self.broken = Some(why.clone());
+                return Err(why.into());
+            }
+        };
         let answer: Value = serde_json::from_str(&line)?;
         match answer["error"].as_str() {
             Some(why) => Err(why.into()),
@@ -134,7 +148,14 @@ impl System {
 
 impl Drop for System {
     fn drop(&mut self) {
-        // Stopped or not. What it wrote is removed, so there is nothing to end in order.
+        // It sees the end of its input, and ends what it has started.
+        let _ = self.signal(Signal::CONT);
+        self.requests = None;
+        let begun = Instant::now();
+        while begun.elapsed() < END && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // Those that do not.
         let _ = self.signal(Signal::KILL);
         let _ = self.child.wait();
     }

@@ -19,7 +19,7 @@ use tonic_prost::ProstCodec;
 
 use super::Data;
 use crate::log::Result;
-use crate::subject::{Subject, Work};
+use crate::subject::{Subject, UNARY_ALONE, Work};
 use crate::unary::{Caller, Outcome, Protocol, unary};
 
 const PATH: &str = "/peers.Echo/Call";
@@ -105,7 +105,7 @@ pub async fn start(data: Data) -> Result<Vec<Box<dyn Subject>>> {
 #[async_trait(?Send)]
 impl Subject for Alone {
     fn name(&self) -> &'static str {
-        "unary gRPC alone"
+        UNARY_ALONE
     }
 
     fn about(&self) -> String {

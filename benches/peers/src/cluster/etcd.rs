@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use d_engine_load::{Load, Round, Usage};
+use d_engine_load::{Cost, Load, Round};
 use prost::Message;
 use three_nodes::free_peers;
 use tonic::transport::{Channel, Endpoint};
@@ -86,10 +86,10 @@ impl Drop for Processes {
 }
 
 impl Processes {
-    fn usage(&self) -> Usage {
-        let mut usage = Usage::default();
-        self.0.iter().for_each(|child| usage += Usage::of(child.id()));
-        usage
+    fn cost(&self) -> Cost {
+        let mut cost = Cost::default();
+        self.0.iter().for_each(|child| cost += Cost::of(child.id()));
+        cost
     }
 }
 
@@ -167,9 +167,9 @@ impl Subject for Etcd {
     }
 
     async fn round(&self, work: Work, load: &Load) -> Result<Round> {
-        let before = self.processes.usage();
+        let before = self.processes.cost();
         let mut round = self.caller.round(work, load).await?;
-        round.add_usage(self.processes.usage().since(before));
+        round.add_cost(self.processes.cost().since(before));
         Ok(round)
     }
 }

@@ -15,7 +15,7 @@ use tonic::transport::Channel;
 use super::Data;
 use crate::log::Result;
 use crate::peers::locked_version;
-use crate::subject::{Subject, Work};
+use crate::subject::{BY_UNARY_CALLS, Subject, Work};
 use crate::unary::{Caller, Outcome, Protocol, unary};
 
 /// Starts three nodes below `dir`; all ways to call them.
@@ -166,7 +166,7 @@ struct Plain {
 #[async_trait(?Send)]
 impl Subject for Plain {
     fn name(&self) -> &'static str {
-        "d-engine by unary calls"
+        BY_UNARY_CALLS
     }
 
     fn about(&self) -> String {

@@ -21,6 +21,8 @@ use crate::peers::locked_version;
 use crate::subject::{Subject, Work};
 
 const READY: Duration = Duration::from_secs(30);
+/// How long one of its calls may take, for its servers and its clients. It is measured to its end, so longer is no better.
+const DEADLINE: Duration = Duration::from_secs(5);
 const AT_ONCE: u64 = 100;
 /// How often a key is written before it is given up.
 const ATTEMPTS: usize = 10;
@@ -86,7 +88,7 @@ fn configuration(id: u64, listen: &str, peers: &[(u64, String)], dir: &Path) -> 
     format!(
         "[cluster]\nnode_id = {id}\nlisten_address = \"{listen}\"\ninitial_cluster = [{}]\n\
          db_root_dir = \"{}\"\nlog_dir = \"{}\"\n\
-         [raft]\ngeneral_raft_timeout_duration_in_ms = 10000\n\
+         [raft]\ngeneral_raft_timeout_duration_in_ms = {}\n\
          [raft.snapshot]\nsnapshots_dir = \"{}\"\n\
          [raft.persistence]\nstrategy = \"MemFirst\"\nflush_policy = {{ Batch = {{ idle_flush_interval_ms = 1000 }} }}\n\
          max_buffered_entries = 10000\n\
@@ -95,6 +97,7 @@ fn configuration(id: u64, listen: &str, peers: &[(u64, String)], dir: &Path) -> 
         members.join(", "),
         dir.display(),
         dir.join("logs").display(),
+        DEADLINE.as_millis(),
         dir.join("snapshots").display(),
     )
 }
@@ -130,8 +133,8 @@ impl Connect for GrpcClient {
         let mut clients = Vec::new();
         for _ in 0..CLIENTS {
             let client = Client::builder(nodes.addresses.clone())
-                .connect_timeout(Duration::from_secs(10))
-                .request_timeout(Duration::from_secs(10))
+                .connect_timeout(DEADLINE)
+                .request_timeout(DEADLINE)
                 .enable_compression(false)
                 .build();
             let client = client.await.map_err(|error| format!("its client does not connect: {error:?}"))?;

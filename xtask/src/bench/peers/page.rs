@@ -27,8 +27,8 @@ impl Found {
                 format!("{}–{}", rate("min"), rate("max")),
                 latency("p50"),
                 latency("p99"),
-                format!("{:.1} µs", number(&one["cpu_us_per_call"])),
-                format!("{:.1}", number(&one["switches_per_call"])),
+                per_call(one, "cpu_us_per_call", " µs"),
+                per_call(one, "switches_per_call", ""),
                 errors(one),
             ]
         });
@@ -152,6 +152,14 @@ impl Told for Found {
             "targets": judged.collect::<Vec<_>>(),
             "skipped": self.skipped.iter().map(|(what, why)| json!({ "what": what, "why": why })).collect::<Vec<_>>(),
         })
+    }
+}
+
+/// What a call costs, where one was answered.
+fn per_call(one: &Value, name: &str, unit: &str) -> String {
+    match number(&one["latency_ns"]["p50"]) {
+        0.0 => String::new(),
+        _ => format!("{:.1}{unit}", number(&one[name])),
     }
 }
 

@@ -1,21 +1,22 @@
-//! What processes use of the machine.
+//! What calls cost the machine.
 
 use std::fs;
 use std::ops::AddAssign;
 use std::time::Duration;
 
+use d_engine_processes::Usage;
 use rustix::time::{ClockId, clock_gettime};
 
-/// What processes have used.
+/// What the calls of a round cost the processes that take part.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Usage {
+pub struct Cost {
     /// User and system time.
     pub processor: Duration,
     /// Changes of context of the threads that live, voluntary or not; 0 where there is no `/proc`.
     pub switches: u64,
 }
 
-impl Usage {
+impl Cost {
     /// Of this process: nodes and callers.
     #[must_use]
     pub fn of_this_process() -> Self {
@@ -27,7 +28,7 @@ impl Usage {
     /// Of another process; nothing of one that has ended.
     #[must_use]
     pub fn of(process: u32) -> Self {
-        let processor = d_engine_processes::Usage::of(process).map(|used| used.cpu).unwrap_or_default();
+        let processor = Usage::of(process).map(|usage| usage.cpu).unwrap_or_default();
         Self { processor, switches: switches(&process.to_string()) }
     }
 
@@ -42,7 +43,7 @@ impl Usage {
     }
 }
 
-impl AddAssign for Usage {
+impl AddAssign for Cost {
     fn add_assign(&mut self, other: Self) {
         self.processor += other.processor;
         self.switches += other.switches;
@@ -66,14 +67,13 @@ mod tests {
     #[test]
     fn this_process_looks_the_same_from_within_and_from_without() {
         let wait = || std::thread::sleep(Duration::from_millis(1));
-        let before = (Usage::of_this_process(), Usage::of(std::process::id()));
+        let before = (Cost::of_this_process(), Cost::of(std::process::id()));
         let begun = std::time::Instant::now();
         while begun.elapsed() < Duration::from_millis(200) {
             std::hint::black_box(0);
         }
         (0..20).for_each(|_| wait());
-        let (within, without) =
-            (Usage::of_this_process().since(before.0), Usage::of(std::process::id()).since(before.1));
+        let (within, without) = (Cost::of_this_process().since(before.0), Cost::of(std::process::id()).since(before.1));
         assert!(within.switches >= 20 && without.switches >= 20, "{within:?} {without:?}");
         assert!(within.processor.abs_diff(without.processor) < Duration::from_millis(500), "{within:?} {without:?}");
     }
