@@ -7,7 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{ApplyResult, Entry, Error, HardState, LogId, Result, SnapshotChecksum, SnapshotMetadata};
+use crate::{
+    ApplyResult, Entry, Error, HardState, KvAnswer, KvQuery, LogId, Result, SnapshotChecksum, SnapshotMetadata,
+};
 
 /// The application's state: every replica applies the same entries in the same order and reaches the same state.
 ///
@@ -120,6 +122,12 @@ pub trait StateMachine: Send + Sync + 'static {
     /// Answers any question at one point in time, which the id names. May block for one disk read.
     fn read_at(&self, _query: Bytes) -> Result<(Bytes, LogId), Error> {
         Err(Error::unsupported("this state machine answers no queries (StateMachine::read_at)"))
+    }
+
+    /// [`read_at`](StateMachine::read_at) of the built-in key-value machine's questions, without encoding question and answer:
+    /// what calls in the same process ask. `None`: this machine answers encoded questions only.
+    fn answer(&self, _query: &KvQuery) -> Result<Option<(KvAnswer, LogId)>, Error> {
+        Ok(None)
     }
 
     /// A view of the present state, to be written out beside further applies; O(1). `None`: the engine holds apply until

@@ -149,7 +149,8 @@ impl KvStore for FileKvStore {
     }
 
     fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, Error> {
-        Ok(self.map.view()?.get_many(keys))
+        // Not in a view: as long as there is one, a writer has to copy what it changes.
+        self.map.read(|map| map.get_many(keys))
     }
 }
 

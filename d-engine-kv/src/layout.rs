@@ -46,7 +46,12 @@ pub(crate) struct Bookkeeping {
 impl Bookkeeping {
     /// The record as it stands at one point in time; the initial one if nothing was ever applied.
     pub(crate) fn load(view: &dyn KvView) -> Result<Self> {
-        view.get(BOOKKEEPING_KEY)?.map_or_else(|| Ok(Self::default()), |bytes| Self::decode(&bytes))
+        Self::of(view.get(BOOKKEEPING_KEY)?)
+    }
+
+    /// What the store holds for it.
+    pub(crate) fn of(stored: Option<Bytes>) -> Result<Self> {
+        stored.map_or_else(|| Ok(Self::default()), |bytes| Self::decode(&bytes))
     }
 
     /// [`load`](Bookkeeping::load) for a store that is being opened.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use d_engine_core::command::KvWatch;
+use d_engine_core::command::{KvWatch, check_key};
 use d_engine_core::snapshot::SnapshotCompression;
 use d_engine_core::{
     ApplyResult, Direction, Entry, Error, KeyRange, KvAnswer, KvCommand, KvQuery, KvRequest, KvStore, KvView, LogId,
@@ -16,7 +16,7 @@ use d_engine_core::{
 };
 
 use crate::evaluate::evaluate;
-use crate::layout::{Bookkeeping, with_store_key};
+use crate::layout::{BOOKKEEPING_KEY, Bookkeeping, store_key, with_store_key};
 use crate::lease_clock::LeaseClock;
 use crate::query::answer;
 use crate::record::Record;
@@ -36,6 +36,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// last applied entry, revision and number of keys become visible, and durable, together.
 pub struct KvStateMachine {
     store: Arc<dyn KvStore>,
+    /// Whether several keys can be read at one point in time without holding `applying`.
+    has_views: bool,
     /// Held exclusively while a chunk is applied or the state is replaced; shared by readers of stores without views,
     /// for which it is what makes several reads one point in time.
     applying: RwLock<Live>,
@@ -78,8 +80,10 @@ impl KvStateMachine {
     pub fn from_arc(store: Arc<dyn KvStore>) -> Result<Self> {
         let book = Bookkeeping::open(&Present(&*store))?;
         let tables = Tables::load(&Present(&*store))?;
+        let has_views = store.with_view(&mut |_| Ok(()))?;
         Ok(Self {
             store,
+            has_views,
             applying: RwLock::new(Live { tables, stale: false }),
             book: Mutex::new(book),
             clock: Mutex::default(),
@@ -158,6 +162,40 @@ impl KvStateMachine {
         f(&Present(&*self.store))
     }
 
+    /// The answer to any question, and the entry after which it is true.
+    fn answer_now(&self, query: &KvQuery) -> Result<(KvAnswer, LogId)> {
+        if let KvQuery::Get { key } = query {
+            return self.get_record(key);
+        }
+        let mut found = None;
+        self.at_one_point(&mut |view| {
+            let book = Bookkeeping::load(view)?;
+            found = Some((answer(view, &book, query)?, book.last_applied));
+            Ok(())
+        })?;
+        let (mut answer, last_applied) = found.ok_or_else(view_not_run)?;
+        if let KvAnswer::Lease { lease: Some(lease), .. } = &mut answer
+            && let Some(remaining_ms) = self.clock().leases.remaining_ms(lease.id)
+        {
+            lease.remaining_ms = remaining_ms;
+        }
+        Ok((answer, last_applied))
+    }
+
+    /// The most frequent question. It takes no view: as long as there is one, a store in memory copies what a writer changes.
+    fn get_record(&self, key: &Bytes) -> Result<(KvAnswer, LogId)> {
+        check_key(key).map_err(|reject| Error::invalid(reject.to_string()))?;
+        let no_writer = || self.applying.read().unwrap_or_else(PoisonError::into_inner);
+        let _no_writer = (!self.has_views).then(no_writer);
+        let found = self.store.get_many(&[Bytes::from_static(BOOKKEEPING_KEY), store_key(key)])?;
+        let Ok([book, record]) = <[_; 2]>::try_from(found) else {
+            return Err(Error::backend("KvStore::get_many did not give one value for each of two keys"));
+        };
+        let book = Bookkeeping::of(book)?;
+        let record = record.map(Record::decode).transpose()?.map(|record| record.with_key(key.clone()));
+        Ok((KvAnswer::Get { record, revision: book.revision }, book.last_applied))
+    }
+
     fn clock(&self) -> MutexGuard<'_, Clock> {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -213,19 +251,12 @@ impl StateMachine for KvStateMachine {
             Error::Corrupt { place, .. } => Error::invalid(format!("the bytes are no query: {place}")),
             other => other,
         })?;
-        let mut found = None;
-        self.at_one_point(&mut |view| {
-            let book = Bookkeeping::load(view)?;
-            found = Some((answer(view, &book, &query)?, book.last_applied));
-            Ok(())
-        })?;
-        let (mut answer, last_applied) = found.ok_or_else(view_not_run)?;
-        if let KvAnswer::Lease { lease: Some(lease), .. } = &mut answer
-            && let Some(remaining_ms) = self.clock().leases.remaining_ms(lease.id)
-        {
-            lease.remaining_ms = remaining_ms;
-        }
+        let (answer, last_applied) = self.answer_now(&query)?;
         Ok((answer.encode(), last_applied))
+    }
+
+    fn answer(&self, query: &KvQuery) -> Result<Option<(KvAnswer, LogId)>, Error> {
+        self.answer_now(query).map(Some)
     }
 
     fn len(&self) -> usize {

@@ -1,11 +1,11 @@
 //! Answers to queries, from one point in time of the store.
 
 use bytes::Bytes;
-use d_engine_core::command::{KvLease, KvOpResult, KvRange, check_key};
+use d_engine_core::command::{KvLease, KvOpResult, KvRange};
 use d_engine_core::{Direction, Error, KvAnswer, KvQuery, KvRecord, KvView, Result};
 use sha2::{Digest, Sha256};
 
-use crate::layout::{BOOKKEEPING_KEY, Bookkeeping, Place, StoreRange, lease_key, with_store_key};
+use crate::layout::{BOOKKEEPING_KEY, Bookkeeping, Place, StoreRange, lease_key};
 use crate::leases::Lease;
 use crate::record::Record;
 use crate::scan::Scan;
@@ -15,16 +15,10 @@ const DEFAULT_PAGE: u32 = 1_000;
 /// A page ends once its records reach so many bytes.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// Answers `query` from `view`, to which `book` belongs.
+/// Answers `query`, which is not about one key, from `view`, to which `book` belongs.
 pub(crate) fn answer(view: &dyn KvView, book: &Bookkeeping, query: &KvQuery) -> Result<KvAnswer> {
     let revision = book.revision;
     match query {
-        KvQuery::Get { key } => {
-            check_key(key).map_err(|reject| Error::invalid(reject.to_string()))?;
-            let stored = with_store_key(key, |store_key| view.get(store_key))?;
-            let record = stored.map(Record::decode).transpose()?;
-            Ok(KvAnswer::Get { record: record.map(|record| record.with_key(key.clone())), revision })
-        }
         KvQuery::Range(range) => {
             let mut page = Page::new(range);
             let wanted = if range.count_only { usize::MAX } else { page.limit.saturating_add(1) };

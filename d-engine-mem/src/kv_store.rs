@@ -51,7 +51,8 @@ impl KvStore for MemKvStore {
     }
 
     fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, Error> {
-        Ok(self.map.view()?.get_many(keys))
+        // Not in a view: as long as there is one, a writer has to copy what it changes.
+        self.map.read(|map| map.get_many(keys))
     }
 
     fn is_volatile(&self) -> bool {

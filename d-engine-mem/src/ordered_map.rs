@@ -4,9 +4,14 @@
 //! outer `Arc`. A write copies what a view still shares: once per view the vector of chunks (one element per about two
 //! hundred pairs), and each chunk that it changes. Without a view nothing is copied.
 //!
+//! One key is looked up by its hash within its chunk, and waits for two cache lines that are likely to be far away: the pair
+//! and the key's bytes. What that takes beside the pairs, four bytes per pair that there is room for (about six per key), is
+//! part of the chunk, so that views have it too.
+//!
 //! The map knows nothing of locks or durability.
 
 mod leaf;
+mod places;
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -14,7 +19,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use d_engine_core::{Direction, Error, KeyRange, KvView, Result, WriteBatch, WriteOp};
 
-use leaf::{KeyHeads, Leaf, Pair};
+use leaf::{Hashing, KeyHeads, Leaf, Pair};
 
 /// Pairs that a chunk holds before it is split. Small in unit tests, so that short inputs split and merge.
 const CHUNK_MAX: usize = if cfg!(test) { 8 } else { 256 };
@@ -33,18 +38,19 @@ struct Chunk {
 }
 
 impl Chunk {
-    fn new(pairs: Vec<Pair>) -> Self {
+    fn new(pairs: Vec<Pair>, hashing: &Hashing) -> Self {
         debug_assert!(!pairs.is_empty(), "a chunk is never empty");
-        let first = pairs[0].0.clone();
-        Self { head: head(&first), first, leaf: Arc::new(Leaf::new(pairs)) }
+        let first = pairs[0].key().clone();
+        Self { head: head(&first), first, leaf: Arc::new(Leaf::new(pairs, hashing)) }
     }
 
     fn pairs(&self) -> &[Pair] {
         self.leaf.pairs()
     }
 
-    fn search(&self, head: u128, key: &[u8]) -> std::result::Result<usize, usize> {
-        self.leaf.search(key, KeyHeads { asked: head, of_leaf: self.head })
+    /// Where a key would be that is not there.
+    fn place_for(&self, head: u128, key: &[u8]) -> usize {
+        self.leaf.place_for(key, KeyHeads { asked: head, of_leaf: self.head })
     }
 
     fn begin_at(&mut self, first: Bytes) {
@@ -73,6 +79,7 @@ fn head(key: &[u8]) -> u128 {
 pub struct OrderedMap {
     chunks: Arc<Vec<Chunk>>,
     len: usize,
+    hashing: Hashing,
 }
 
 impl OrderedMap {
@@ -86,25 +93,27 @@ impl OrderedMap {
     /// # Errors
     /// The iterator's first error; `Invalid` for a key that is not above the one before it.
     pub fn from_sorted(sorted: impl IntoIterator<Item = Result<(Bytes, Bytes)>>) -> Result<Self> {
+        let hashing = Hashing::default();
         let mut chunks: Vec<Chunk> = Vec::new();
         let mut filling: Vec<Pair> = Vec::new();
         let mut len = 0;
         for pair in sorted {
-            let pair = pair?;
+            let (key, value) = pair?;
             if filling.len() == CHUNK_FILL {
-                chunks.push(Chunk::new(std::mem::replace(&mut filling, Vec::with_capacity(CHUNK_FILL))));
+                let full = std::mem::replace(&mut filling, Vec::with_capacity(CHUNK_FILL));
+                chunks.push(Chunk::new(full, &hashing));
             }
             let before = filling.last().or_else(|| chunks.last().and_then(|chunk| chunk.pairs().last()));
-            if before.is_some_and(|(key, _)| *key >= pair.0) {
+            if before.is_some_and(|before| *before.key() >= key) {
                 return Err(Error::invalid(format!("record {len} of a sorted load is not above the record before it")));
             }
-            filling.push(pair);
+            filling.push(Pair::new(key, value));
             len += 1;
         }
         if !filling.is_empty() {
-            chunks.push(Chunk::new(filling));
+            chunks.push(Chunk::new(filling, &hashing));
         }
-        Ok(Self { chunks: Arc::new(chunks), len })
+        Ok(Self { chunks: Arc::new(chunks), len, hashing })
     }
 
     /// Number of pairs.
@@ -119,10 +128,10 @@ impl OrderedMap {
 
     /// The value of `key`.
     pub fn get(&self, key: &[u8]) -> Option<&Bytes> {
-        let head = head(key);
-        let chunk = self.chunks.get(chunk_of(&self.chunks, head, key))?;
-        let at = chunk.search(head, key).ok()?;
-        Some(&chunk.pairs()[at].1)
+        let hash = self.hashing.hash(key);
+        let chunk = self.chunks.get(chunk_of(&self.chunks, head(key), key))?;
+        let at = chunk.leaf.find(key, hash)?;
+        Some(chunk.pairs()[at].value())
     }
 
     /// The values of several keys.
@@ -144,31 +153,26 @@ impl OrderedMap {
 
     /// [`insert`](OrderedMap::insert) that returns the pair there was. The new key takes the place of the old one, because
     /// key and value may be slices of one allocation, which then goes as a whole.
-    fn exchange(&mut self, key: Bytes, value: Bytes) -> Option<Pair> {
-        let head = head(&key);
+    fn exchange(&mut self, key: Bytes, value: Bytes) -> Option<(Bytes, Bytes)> {
+        let (head, hash) = (head(&key), self.hashing.hash(&key));
         let chunks = Arc::make_mut(&mut self.chunks);
         let slot = chunk_of(chunks, head, &key);
         let Some(chunk) = chunks.get_mut(slot) else {
-            chunks.push(Chunk::new(vec![(key, value)]));
+            chunks.push(Chunk::new(vec![Pair::new(key, value)], &self.hashing));
             self.len = 1;
             return None;
         };
-        let found = chunk.search(head, &key);
+        let found = chunk.leaf.find(&key, hash).map_or_else(|| Err(chunk.place_for(head, &key)), Ok);
         if matches!(found, Ok(0) | Err(0)) {
             chunk.begin_at(key.clone());
         }
         let leaf = Arc::make_mut(&mut chunk.leaf);
         match found {
-            Ok(at) => Some(leaf.replace(at, (key, value))),
+            Ok(at) => Some(leaf.replace(at, Pair::new(key, value)).into_key_value()),
             Err(at) => {
-                leaf.insert(at, key, value);
                 self.len += 1;
-                let len = leaf.pairs().len();
-                if len > CHUNK_MAX {
-                    // Keys that only grow leave full chunks behind instead of half empty ones.
-                    let appended = at + 1 == len;
-                    let right = leaf.split_off(if appended { at } else { CHUNK_MAX / 2 });
-                    chunks.insert(slot + 1, Chunk::new(right));
+                if let Some(upper) = leaf.insert(at, Pair::new(key, value), hash, &self.hashing) {
+                    chunks.insert(slot + 1, Chunk::new(upper, &self.hashing));
                 }
                 None
             }
@@ -180,29 +184,29 @@ impl OrderedMap {
         self.take(key).map(|(_, value)| value)
     }
 
-    fn take(&mut self, key: &[u8]) -> Option<Pair> {
-        let head = head(key);
-        let slot = chunk_of(&self.chunks, head, key);
+    fn take(&mut self, key: &[u8]) -> Option<(Bytes, Bytes)> {
+        let hash = self.hashing.hash(key);
+        let slot = chunk_of(&self.chunks, head(key), key);
         // Looked up first: removing a key that is not there copies nothing.
-        let at = self.chunks.get(slot)?.search(head, key).ok()?;
+        let at = self.chunks.get(slot)?.leaf.find(key, hash)?;
         let chunks = Arc::make_mut(&mut self.chunks);
         let chunk = &mut chunks[slot];
         let leaf = Arc::make_mut(&mut chunk.leaf);
-        let pair = leaf.remove(at);
+        let pair = leaf.remove(at, hash);
         let len = leaf.pairs().len();
         self.len -= 1;
         if at == 0
-            && let Some((first, _)) = leaf.pairs().first()
+            && let Some(first) = leaf.pairs().first()
         {
-            let first = first.clone();
+            let first = first.key().clone();
             chunk.begin_at(first);
         }
         if len == 0 {
             chunks.remove(slot);
         } else if len < CHUNK_MIN {
-            maybe_merge(chunks, slot);
+            maybe_merge(chunks, slot, &self.hashing);
         }
-        Some(pair)
+        Some(pair.into_key_value())
     }
 
     /// Applies the steps of a batch in order. Afterwards it holds what they took out of the map: whoever applies under a
@@ -249,7 +253,7 @@ impl OrderedMap {
         let Some(pairs) = self.chunks.get(chunk).map(Chunk::pairs) else {
             return Position { chunk: 0, pair: 0 };
         };
-        match pairs.partition_point(|(key, _)| before(key)) {
+        match pairs.partition_point(|pair| before(pair.key())) {
             pair if pair == pairs.len() => Position { chunk: chunk + 1, pair: 0 },
             pair => Position { chunk, pair },
         }
@@ -278,7 +282,7 @@ fn chunk_of(chunks: &[Chunk], head: u128, key: &[u8]) -> usize {
 }
 
 /// Moves the pairs of a small chunk into a neighbour with room, so that removals do not leave crumbs behind.
-fn maybe_merge(chunks: &mut Vec<Chunk>, slot: usize) {
+fn maybe_merge(chunks: &mut Vec<Chunk>, slot: usize, hashing: &Hashing) {
     let fits = |left: usize| {
         left + 1 < chunks.len() && chunks[left].pairs().len() + chunks[left + 1].pairs().len() <= CHUNK_FILL
     };
@@ -290,7 +294,7 @@ fn maybe_merge(chunks: &mut Vec<Chunk>, slot: usize) {
         return;
     };
     let right = chunks.remove(left + 1);
-    Arc::make_mut(&mut chunks[left].leaf).append(Arc::unwrap_or_clone(right.leaf).into_pairs());
+    Arc::make_mut(&mut chunks[left].leaf).append(Arc::unwrap_or_clone(right.leaf).into_pairs(), hashing);
 }
 
 /// A place between two pairs: in front of the pair it names. `pair` lies within its chunk, or is 0 after the last one.
@@ -316,7 +320,7 @@ impl<'a> Iterator for Range<'a> {
             return None;
         }
         let pairs = self.chunks[self.front.chunk].pairs();
-        let item = &pairs[self.front.pair];
+        let item = pairs[self.front.pair].key_value();
         self.front.pair += 1;
         if self.front.pair == pairs.len() {
             self.front = Position { chunk: self.front.chunk + 1, pair: 0 };
@@ -335,7 +339,7 @@ impl DoubleEndedIterator for Range<'_> {
             self.back.pair = self.chunks[self.back.chunk].pairs().len();
         }
         self.back.pair -= 1;
-        Some(&self.chunks[self.back.chunk].pairs()[self.back.pair])
+        Some(self.chunks[self.back.chunk].pairs()[self.back.pair].key_value())
     }
 }
 
@@ -392,7 +396,7 @@ mod tests {
         assert_eq!(map.len(), map.chunks.iter().map(|chunk| chunk.pairs().len()).sum::<usize>());
         for chunk in map.chunks.iter() {
             assert!(!chunk.pairs().is_empty() && chunk.pairs().len() <= CHUNK_MAX);
-            assert_eq!(chunk.first, chunk.pairs()[0].0);
+            assert_eq!(chunk.first, chunk.pairs()[0].key());
             assert_eq!(chunk.head, head(&chunk.first));
         }
         let keys: Vec<_> = map.range(KeyRange::ALL).map(|(key, _)| key).collect();

@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use bytes::Bytes;
 use d_engine_core::{Error, Result};
@@ -15,6 +15,10 @@ use crate::OrderedMap;
 
 /// The fewest and the most locks: a thread more than locks shares one, and each costs a write some twenty nanoseconds.
 const LOCKS: (usize, usize) = (8, 32);
+
+/// How often a reader looks again while the map is being changed, which takes a few microseconds for a usual batch, before it
+/// sleeps: to be woken takes longer.
+const LOOKS: usize = 500;
 
 /// An [`OrderedMap`] that any thread reads while another one may want to change it.
 ///
@@ -29,6 +33,19 @@ pub struct SharedMap {
 #[repr(align(128))]
 struct Handle(RwLock<Option<OrderedMap>>);
 
+impl Handle {
+    fn read(&self) -> Result<RwLockReadGuard<'_, Option<OrderedMap>>> {
+        for _ in 0..LOOKS {
+            match self.0.try_read() {
+                Ok(map) => return Ok(map),
+                Err(TryLockError::Poisoned(_)) => return Err(half_a_write()),
+                Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+            }
+        }
+        self.0.read().map_err(|_| half_a_write())
+    }
+}
+
 impl SharedMap {
     /// Shares `map`.
     pub fn new(map: OrderedMap) -> Self {
@@ -42,7 +59,7 @@ impl SharedMap {
     /// # Errors
     /// `Poisoned` after a panic within a write.
     pub fn read<T>(&self, f: impl FnOnce(&OrderedMap) -> T) -> Result<T> {
-        let handle = self.handles[thread_number() & (self.handles.len() - 1)].0.read().map_err(|_| half_a_write())?;
+        let handle = self.handles[thread_number() & (self.handles.len() - 1)].read()?;
         handle.as_ref().map(f).ok_or_else(half_a_write)
     }
 

@@ -27,7 +27,12 @@ impl KvCalls for Shared {
 
     async fn ask(&self, query: KvQuery, mode: ReadMode) -> Result<(LogId, KvAnswer)> {
         self.check_key_value()?;
-        answer_of(self.read(query.encode(), mode).await?)
+        let bytes = if let KvQuery::Get { key } = &query { key.len() } else { query.encode().len() };
+        self.make_fresh(bytes, mode).await?;
+        match self.with_machine(|machine| machine.answer(&query))? {
+            Some((answer, at)) => Ok((at, answer)),
+            None => answer_of(self.read_here(query.encode())?),
+        }
     }
 
     async fn watch(&self, watch: KvWatch) -> Result<WatchStream> {

@@ -251,7 +251,7 @@ impl Shared {
     }
 
     /// Returns once this node's own copy is as fresh as `mode` asks for. A call of `bytes` waits meanwhile.
-    async fn make_fresh(&self, bytes: usize, mode: ReadMode) -> Result<()> {
+    pub(crate) async fn make_fresh(&self, bytes: usize, mode: ReadMode) -> Result<()> {
         match mode {
             ReadMode::Local => Ok(()),
             ReadMode::Lease if self.may_read_by_lease() => Ok(()),
@@ -268,7 +268,7 @@ impl Shared {
         index.is_some_and(|index| self.applied() >= index) && self.is_open()
     }
 
-    fn read_here(&self, query: Bytes) -> Result<Reply> {
+    pub(crate) fn read_here(&self, query: Bytes) -> Result<Reply> {
         let (response, at) = self.with_machine(|machine| machine.read_at(query))?;
         Ok(Reply { at, response })
     }

@@ -2,10 +2,10 @@
 #![cfg(all(feature = "server", feature = "file"))]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use d_engine::{Client, ClientError, MembershipError, Node, NodeConfig, Operation, Reason};
+use d_engine::{Client, ClientError, Compression, MembershipError, Node, NodeConfig, Operation, Reason};
 use tokio::sync::watch;
 
 const WITHIN: Duration = Duration::from_secs(90);
@@ -13,6 +13,7 @@ const WITHIN: Duration = Duration::from_secs(90);
 struct Cluster {
     dir: tempfile::TempDir,
     addresses: Vec<String>,
+    compression: Compression,
 }
 
 impl Cluster {
@@ -21,7 +22,7 @@ impl Cluster {
         let _ = tracing_subscriber::fmt().with_env_filter("d_engine=info").with_test_writer().try_init();
         let listeners: Vec<_> = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let addresses = listeners.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect();
-        Self { dir: tempfile::tempdir().unwrap(), addresses }
+        Self { dir: tempfile::tempdir().unwrap(), addresses, compression: Compression::None }
     }
 
     fn address(&self, id: u64) -> &str {
@@ -35,6 +36,7 @@ impl Cluster {
     fn config(&self, id: u64) -> NodeConfig {
         let mut config = NodeConfig::new(id, self.dir_of(id)).listen(self.address(id));
         config.snapshot.max_entries_behind = 0;
+        config.snapshot.compression = self.compression;
         config.storage.segment_bytes_max = 64 << 10;
         config
     }
@@ -54,6 +56,36 @@ impl Cluster {
         }
         nodes
     }
+
+    /// Of three nodes the third loses its directory, and the others the log that it would need; gives the leader.
+    async fn wipe_third(&self, nodes: &mut Vec<Node>) -> Node {
+        let third = nodes.pop().unwrap();
+        third.shutdown().await.unwrap();
+        std::fs::remove_dir_all(self.dir_of(3)).unwrap();
+        // More than one chunk, and nobody waits for a node that is silent.
+        for i in 0..30 {
+            eventually(|| nodes[0].put(format!("key{i}"), value(i))).await;
+        }
+        let leader = nodes.iter().find(|node| node.is_leader()).unwrap_or(&nodes[0]).clone();
+        let purge = async {
+            while leader.status().purged < 30 {
+                eventually(|| leader.put("any", "more")).await;
+                leader.snapshot().await.unwrap();
+            }
+        };
+        tokio::time::timeout(WITHIN, purge).await.expect("the log is purged in time");
+        leader
+    }
+}
+
+/// A value of 100,000 bytes, of which one half can be compressed.
+fn value(number: u64) -> Vec<u8> {
+    let mut random = number + 1;
+    let mut byte = || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random.to_be_bytes()[0]
+    };
+    (0..50_000).map(|_| byte()).chain([b'v'; 50_000]).collect()
 }
 
 async fn until(what: &str, done: impl Fn() -> bool) {
@@ -92,10 +124,6 @@ async fn digests_are_equal(nodes: &[Node]) {
     assert!(digests.iter().all(|digest| *digest == digests[0]), "equal logs give equal states");
 }
 
-fn wipe(dir: &Path) {
-    std::fs::remove_dir_all(dir).unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_join_one_that_runs_and_the_membership_survives_a_restart_of_all() {
     let cluster = Cluster::new(3);
@@ -130,22 +158,8 @@ async fn nodes_join_one_that_runs_and_the_membership_survives_a_restart_of_all()
 async fn a_wiped_node_is_recognised_and_comes_back_through_a_snapshot() {
     let cluster = Cluster::new(3);
     let mut nodes = cluster.grown(3).await;
-    let third = nodes.pop().unwrap();
-    third.shutdown().await.unwrap();
-    wipe(&cluster.dir_of(3));
-    // More than one chunk, and nobody waits for a node that is silent.
-    for i in 0..30 {
-        eventually(|| nodes[0].put(format!("key{i}"), vec![b'v'; 100_000])).await;
-    }
+    let leader = cluster.wipe_third(&mut nodes).await;
     let client = Client::new([cluster.address(1), cluster.address(2)]).unwrap();
-    let leader = nodes.iter().find(|node| node.is_leader()).unwrap_or(&nodes[0]).clone();
-    let purge = async {
-        while leader.status().purged < 30 {
-            eventually(|| leader.put("any", "more")).await;
-            leader.snapshot().await.unwrap();
-        }
-    };
-    tokio::time::timeout(WITHIN, purge).await.expect("the log is purged in time");
 
     let third = cluster.start(cluster.config(3).join(cluster.address(1))).await;
     until("it says that it is another directory", || {
@@ -155,7 +169,7 @@ async fn a_wiped_node_is_recognised_and_comes_back_through_a_snapshot() {
     let replace = Operation::Replace { old: 3, node: 3, address: cluster.address(3).to_owned(), promote: true };
     eventually(|| client.operate(replace.clone())).await;
     votes(&leader, 3).await;
-    assert_eq!(eventually(|| third.get("key29")).await.value.unwrap(), vec![b'v'; 100_000]);
+    assert_eq!(eventually(|| third.get("key29")).await.value.unwrap(), value(29));
     until("its trouble is over", || third.status().failure.is_none()).await;
     until("the snapshot that brought the purged entries is kept", || third.status().snapshot.is_some()).await;
     nodes.push(third);
@@ -175,6 +189,32 @@ async fn a_wiped_node_is_recognised_and_comes_back_through_a_snapshot() {
         matches!(&unreachable, ClientError::Rejected { why: Reason::Membership(MembershipError::Unreachable { .. }) }),
         "{unreachable}"
     );
+    for node in nodes {
+        node.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_node_comes_back_through_a_compressed_snapshot_though_it_makes_none_itself() {
+    let mut cluster = Cluster::new(3);
+    cluster.compression = Compression::Lz4;
+    let mut nodes = cluster.grown(3).await;
+    let leader = cluster.wipe_third(&mut nodes).await;
+    cluster.compression = Compression::None;
+    nodes.push(cluster.start(cluster.config(3).join(cluster.address(1))).await);
+    let replace = Operation::Replace { old: 3, node: 3, address: cluster.address(3).to_owned(), promote: true };
+    eventually(|| leader.operate(replace.clone())).await;
+    votes(&leader, 3).await;
+    until("the snapshot that brought the purged entries is kept", || nodes[2].status().snapshot.is_some()).await;
+    let kept = std::fs::read_dir(cluster.dir_of(3).join("snapshots")).unwrap();
+    let files = kept.map(|snapshot| snapshot.unwrap().path().join("snapshot.bin"));
+    let sizes: Vec<_> = files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).collect();
+    assert!(sizes.iter().any(|size| (1_500_000..2_000_000).contains(size)), "it came as the leader has it: {sizes:?}");
+    for number in [0, 29] {
+        let got = eventually(|| nodes[2].get(format!("key{number}"))).await;
+        assert_eq!(got.value.unwrap(), value(number));
+    }
+    digests_are_equal(&nodes).await;
     for node in nodes {
         node.shutdown().await.unwrap();
     }

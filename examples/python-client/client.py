@@ -75,8 +75,13 @@ class Client:
         return self._write("lease", "Revoke", lease.LeaseRevokeRequest(id=lease_id))
 
     def watch(self, start, end, from_revision):
-        """Yields (revision, change) of start <= key < end from a revision on, each once, across nodes that fail."""
+        """Yields (revision, change) of start <= key < end from a revision on, each once, across nodes that fail.
+
+        LookupError: no node that can be reached keeps the next changes any more.
+        """
         place, told = from_revision, 0
+        # Nodes that do not have them, with the first revision that they have, or that cannot be reached: None.
+        without = {}
         while True:
             address = self.preferred
             span = kv.KeySpan(start=start, end=end)
@@ -84,9 +89,12 @@ class Client:
                 skip = told
                 for event in self._stub("watch", address).Open(watch.WatchRequest(span=span, from_revision=place)):
                     kind = event.WhichOneof("event")
+                    if kind == "created":
+                        without.clear()
                     if kind == "ended":
+                        # A node that has just started remembers nothing from before; the others may.
                         if event.ended.HasField("compacted"):
-                            raise LookupError(f"changes before {event.ended.compacted.first_revision} are not kept any more")
+                            without[address] = event.ended.compacted.first_revision
                         break
                     if kind != "changes" or event.changes.revision < place:
                         continue
@@ -103,6 +111,10 @@ class Client:
             except grpc.RpcError as error:
                 if error.code() not in AGAIN:
                     raise
+                without[address] = None
+            kept_from = [revision for revision in without.values() if revision is not None]
+            if kept_from and without.keys() >= set(self.endpoints):
+                raise LookupError(f"changes before {min(kept_from)} are not kept any more")
             self._leave(address)
             time.sleep(0.05)
 

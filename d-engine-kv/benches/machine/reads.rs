@@ -15,8 +15,9 @@ use crate::replica::{LARGE, Replica, STORES, key};
 
 const ROUND: Duration = Duration::from_millis(300);
 const ROUNDS: usize = 7;
-/// Puts of a chunk beside the reads.
+/// Puts of a chunk beside the reads, and how often there is one: 300,000 puts a second.
 const PUTS: usize = 100;
+const PUTS_EVERY: Duration = Duration::from_nanos(333_333);
 
 /// Gets per second of so many threads together, of random keys.
 fn gets(replica: &Replica, keys: &[Vec<Bytes>], threads: usize) -> f64 {
@@ -38,15 +39,19 @@ fn gets(replica: &Replica, keys: &[Vec<Bytes>], threads: usize) -> f64 {
     })
 }
 
-/// Puts per second in small chunks, without a rest, until it is told that the reads are done.
+/// Gets of one thread and puts of another one, each per second. The puts come in small chunks at their own pace, until the reads
+/// are done.
 fn puts_beside(replica: &mut Replica, keys: &[Vec<Bytes>]) -> (f64, f64) {
-    let chunks: Vec<_> = (0..20_000).map(|_| replica.some_puts(PUTS, KEYS, LARGE)).collect();
+    let chunks: Vec<_> = (0..3_000).map(|_| replica.some_puts(PUTS, KEYS, LARGE)).collect();
     let done = AtomicBool::new(false);
     let replica = &*replica;
     thread::scope(|scope| {
         let writer = scope.spawn(|| {
             let (began, mut puts) = (Instant::now(), 0);
-            for chunk in chunks {
+            for (chunk, number) in chunks.into_iter().zip(0..) {
+                while began.elapsed() < PUTS_EVERY * number {
+                    std::hint::spin_loop();
+                }
                 if done.load(Ordering::Relaxed) {
                     break;
                 }

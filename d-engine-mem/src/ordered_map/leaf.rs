@@ -1,13 +1,43 @@
-//! The pairs of one chunk, searched without visiting their keys.
+//! The pairs of one chunk: one is found by its key's hash, a place among them without visiting their keys.
 //!
 //! A key's bytes lie wherever they were allocated, and each visit is likely to miss the caches. So a part of each key, behind
 //! what all keys of the chunk have in common, stands in one array beside the pairs.
 
-use std::cmp::Ordering;
+use std::hash::{BuildHasher, Hasher};
 
 use bytes::Bytes;
 
-pub(super) type Pair = (Bytes, Bytes);
+use super::CHUNK_MAX;
+use super::places::Places;
+
+/// A key and its value, whose handles fill a cache line and lie in one.
+#[derive(Debug, Clone)]
+#[repr(align(64))]
+pub(super) struct Pair {
+    key_value: (Bytes, Bytes),
+}
+
+impl Pair {
+    pub(super) fn new(key: Bytes, value: Bytes) -> Self {
+        Self { key_value: (key, value) }
+    }
+
+    pub(super) fn key(&self) -> &Bytes {
+        &self.key_value.0
+    }
+
+    pub(super) fn value(&self) -> &Bytes {
+        &self.key_value.1
+    }
+
+    pub(super) fn key_value(&self) -> &(Bytes, Bytes) {
+        &self.key_value
+    }
+
+    pub(super) fn into_key_value(self) -> (Bytes, Bytes) {
+        self.key_value
+    }
+}
 
 /// The first sixteen bytes of a key that is searched for, and of any key of the leaf, as numbers (`super::head`).
 #[derive(Debug, Clone, Copy)]
@@ -16,14 +46,28 @@ pub(super) struct KeyHeads {
     pub(super) of_leaf: u128,
 }
 
-/// Pairs in ascending key order.
+/// How keys are hashed: seeded anew for each map, because clients choose the keys.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Hashing(foldhash::fast::RandomState);
+
+impl Hashing {
+    pub(super) fn hash(&self, key: &[u8]) -> u64 {
+        let mut hasher = self.0.build_hasher();
+        hasher.write(key);
+        hasher.finish()
+    }
+}
+
+/// Pairs in ascending key order, [`CHUNK_MAX`] at most.
 #[derive(Debug, Clone)]
+#[repr(align(64))]
 pub(super) struct Leaf {
     pairs: Vec<Pair>,
     /// Length of a beginning that all keys have in common; not always the longest.
     shared: usize,
     /// For each pair the [`head`] of its key behind the shared beginning.
     heads: Vec<u64>,
+    places: Places,
 }
 
 /// The first eight bytes as a number; zeros where there are fewer. Of two keys with different heads the one with the lesser
@@ -45,12 +89,13 @@ fn shared_len(left: &[u8], right: &[u8]) -> usize {
 
 impl Leaf {
     /// A leaf of pairs in ascending order, of which there is at least one.
-    pub(super) fn new(pairs: Vec<Pair>) -> Self {
+    pub(super) fn new(pairs: Vec<Pair>, hashing: &Hashing) -> Self {
         let shared = match (pairs.first(), pairs.last()) {
-            (Some((first, _)), Some((last, _))) => shared_len(first, last),
+            (Some(first), Some(last)) => shared_len(first.key(), last.key()),
             _ => 0,
         };
-        let mut leaf = Self { heads: Vec::with_capacity(pairs.capacity()), pairs, shared };
+        let places = find_places(&pairs, hashing);
+        let mut leaf = Self { heads: Vec::with_capacity(pairs.capacity()), pairs, shared, places };
         leaf.find_heads();
         leaf
     }
@@ -58,7 +103,7 @@ impl Leaf {
     fn find_heads(&mut self) {
         let shared = self.shared;
         self.heads.clear();
-        self.heads.extend(self.pairs.iter().map(|(key, _)| head(&key[shared..])));
+        self.heads.extend(self.pairs.iter().map(|pair| head(&pair.key()[shared..])));
     }
 
     pub(super) fn pairs(&self) -> &[Pair] {
@@ -69,31 +114,30 @@ impl Leaf {
         self.pairs
     }
 
-    /// Where `key` is, or would be. While what the keys share is no longer than their `heads`, not even
+    /// Where `key` is, whose hash is given.
+    pub(super) fn find(&self, key: &[u8], hash: u64) -> Option<usize> {
+        self.places.find(hash, |place| self.pairs[place].key() == key)
+    }
+
+    /// The place of the first key that is not below `key`. While what the keys share is no longer than their `heads`, not even
     /// that is read from a key.
-    pub(super) fn search(&self, key: &[u8], heads: KeyHeads) -> Result<usize, usize> {
+    pub(super) fn place_for(&self, key: &[u8], heads: KeyHeads) -> usize {
         if !self.shares(key, heads) {
-            let Some((first, _)) = self.pairs.first() else { return Err(0) };
-            return Err(if *key < first[..self.shared] { 0 } else { self.pairs.len() });
+            let Some(first) = self.pairs.first() else { return 0 };
+            return if *key < first.key()[..self.shared] { 0 } else { self.pairs.len() };
         }
         let head = head(&key[self.shared..]);
-        let start = self.heads.partition_point(|other| *other < head);
-        // All of it stands in the head: of equal heads one is this key only if it is as long.
-        let is_short = key.len() - self.shared <= size_of::<u64>();
-        let mut at = start;
-        while self.heads.get(at) == Some(&head) {
-            let candidate = &self.pairs[at].0;
-            let order = match is_short && candidate.len() - self.shared <= size_of::<u64>() {
-                true => candidate.len().cmp(&key.len()),
-                false => candidate[..].cmp(key),
-            };
-            match order {
-                Ordering::Less => at += 1,
-                Ordering::Equal => return Ok(at),
-                Ordering::Greater => break,
-            }
+        // Of equal heads that hold all of their keys, the one of the shorter key comes first.
+        let is_short = |key: &[u8]| key.len() - self.shared <= size_of::<u64>();
+        let is_below = |other: &[u8]| match is_short(key) && is_short(other) {
+            true => other.len() < key.len(),
+            false => other < key,
+        };
+        let mut at = self.heads.partition_point(|other| *other < head);
+        while self.heads.get(at) == Some(&head) && is_below(self.pairs[at].key()) {
+            at += 1;
         }
-        Err(at)
+        at
     }
 
     /// Whether `key` begins as all keys of the leaf do.
@@ -105,44 +149,63 @@ impl Leaf {
         match self.shared * 8 {
             0 => true,
             bits @ ..=BITS => (heads.asked ^ heads.of_leaf) >> (BITS - bits) == 0,
-            _ => self.pairs.first().is_some_and(|(first, _)| key[..self.shared] == first[..self.shared]),
+            _ => self.pairs.first().is_some_and(|first| key[..self.shared] == first.key()[..self.shared]),
         }
     }
 
-    /// Puts another pair of the same key at a place that [`search`](Leaf::search) has found, and gives back the old one.
+    /// Puts another pair of the same key at a place that was found, and gives back the old one.
     pub(super) fn replace(&mut self, at: usize, pair: Pair) -> Pair {
         std::mem::replace(&mut self.pairs[at], pair)
     }
 
-    /// Puts a pair where [`search`](Leaf::search) says.
-    pub(super) fn insert(&mut self, at: usize, key: Bytes, value: Bytes) {
-        let shared = self.pairs.first().map_or(0, |(first, _)| shared_len(&first[..self.shared], &key));
+    /// Puts a pair where [`place_for`](Leaf::place_for) says. Gives back, of a full leaf, the upper part of its pairs.
+    pub(super) fn insert(&mut self, at: usize, pair: Pair, hash: u64, hashing: &Hashing) -> Option<Vec<Pair>> {
+        if self.pairs.len() == CHUNK_MAX {
+            return Some(self.split(at, pair, hashing));
+        }
+        let shared = self.pairs.first().map_or(0, |first| shared_len(&first.key()[..self.shared], pair.key()));
         if shared < self.shared {
             self.shared = shared;
             self.find_heads();
         }
-        self.heads.insert(at, head(&key[self.shared..]));
-        self.pairs.insert(at, (key, value));
+        if self.places.is_worn() {
+            self.places = find_places(&self.pairs, hashing);
+        }
+        self.places.insert(hash, at, self.pairs.len());
+        self.heads.insert(at, head(&pair.key()[self.shared..]));
+        self.pairs.insert(at, pair);
+        None
     }
 
-    /// Takes out a pair that [`search`](Leaf::search) has found.
-    pub(super) fn remove(&mut self, at: usize) -> Pair {
+    fn split(&mut self, at: usize, pair: Pair, hashing: &Hashing) -> Vec<Pair> {
+        // Keys that only grow leave full chunks behind instead of half empty ones.
+        if at == self.pairs.len() {
+            return vec![pair];
+        }
+        let mut pairs = std::mem::take(&mut self.pairs);
+        pairs.insert(at, pair);
+        let upper = pairs.split_off(CHUNK_MAX / 2);
+        *self = Self::new(pairs, hashing);
+        upper
+    }
+
+    /// Takes out a pair that was found by its hash.
+    pub(super) fn remove(&mut self, at: usize, hash: u64) -> Pair {
+        self.places.remove(hash, at);
         self.heads.remove(at);
         self.pairs.remove(at)
     }
 
-    /// Keeps the pairs before `at` and gives the others away.
-    pub(super) fn split_off(&mut self, at: usize) -> Vec<Pair> {
-        let right = self.pairs.split_off(at);
-        *self = Self::new(std::mem::take(&mut self.pairs));
-        right
-    }
-
     /// Takes in pairs that are above its own.
-    pub(super) fn append(&mut self, pairs: Vec<Pair>) {
-        self.pairs.extend(pairs);
-        *self = Self::new(std::mem::take(&mut self.pairs));
+    pub(super) fn append(&mut self, more: Vec<Pair>, hashing: &Hashing) {
+        let mut pairs = std::mem::take(&mut self.pairs);
+        pairs.extend(more);
+        *self = Self::new(pairs, hashing);
     }
+}
+
+fn find_places(pairs: &[Pair], hashing: &Hashing) -> Places {
+    Places::new(pairs.iter().map(|pair| hashing.hash(pair.key())))
 }
 
 #[cfg(test)]
@@ -161,32 +224,42 @@ mod tests {
     proptest! {
         #[test]
         fn it_finds_what_a_plain_search_finds(
-            keys in btree_set(key(), 1..40), more in vec(key(), 0..20), asked in vec(key(), 20)
+            keys in btree_set(key(), 1..=CHUNK_MAX), more in vec(key(), 0..60), asked in vec(key(), 20)
         ) {
-            let pair = |key: &Vec<u8>| (Bytes::from(key.clone()), Bytes::new());
-            let mut leaf = Leaf::new(keys.iter().map(pair).collect());
-            let search = |leaf: &Leaf, key: &[u8]| {
-                let of_leaf = super::super::head(&leaf.pairs()[0].0);
-                leaf.search(key, KeyHeads { asked: super::super::head(key), of_leaf })
+            let hashing = Hashing::default();
+            let pair = |key: &Vec<u8>| Pair::new(Bytes::from(key.clone()), Bytes::new());
+            let mut leaf = Leaf::new(keys.iter().map(pair).collect(), &hashing);
+            let place_for = |leaf: &Leaf, key: &[u8]| {
+                let of_leaf = super::super::head(leaf.pairs()[0].key());
+                leaf.place_for(key, KeyHeads { asked: super::super::head(key), of_leaf })
             };
+            let either = |at: Result<usize, usize>| at.unwrap_or_else(|at| at);
             let mut sorted: Vec<_> = keys.into_iter().collect();
             for key in more {
                 let at = sorted.binary_search(&key);
-                prop_assert_eq!(search(&leaf, &key), at);
+                let hash = hashing.hash(&key);
+                prop_assert_eq!(place_for(&leaf, &key), either(at));
+                prop_assert_eq!(leaf.find(&key, hash), at.ok());
                 match at {
                     Err(at) => {
-                        leaf.insert(at, key.clone().into(), Bytes::new());
+                        let upper = leaf.insert(at, pair(&key), hash, &hashing);
                         sorted.insert(at, key);
+                        if let Some(upper) = upper {
+                            let upper_keys: Vec<_> = upper.iter().map(|pair| pair.key().to_vec()).collect();
+                            prop_assert_eq!(sorted.split_off(leaf.pairs().len()), upper_keys);
+                        }
                     }
                     Ok(at) if sorted.len() > 1 => {
-                        prop_assert_eq!(leaf.remove(at).0, key);
+                        prop_assert_eq!(leaf.remove(at, hash).key(), &key[..]);
                         sorted.remove(at);
                     }
-                    Ok(at) => _ = leaf.replace(at, (key.into(), Bytes::from_static(b"v"))),
+                    Ok(at) => _ = leaf.replace(at, Pair::new(key.into(), Bytes::from_static(b"v"))),
                 }
             }
-            for key in asked {
-                prop_assert_eq!(search(&leaf, &key), sorted.binary_search(&key), "{:?} in {:?}", key, sorted);
+            for key in asked.iter().chain(&sorted) {
+                let at = sorted.binary_search(key);
+                prop_assert_eq!(place_for(&leaf, key), either(at), "{:?} in {:?}", key, sorted);
+                prop_assert_eq!(leaf.find(key, hashing.hash(key)), at.ok(), "{:?} in {:?}", key, sorted);
             }
         }
     }

@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use d_engine_core::command::KvWatch;
-use futures_util::StreamExt as _;
+use d_engine_core::command::{KvWatch, WatchEnd, WatchMessage};
+use futures_util::{StreamExt as _, stream};
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -16,7 +16,7 @@ use crate::convert::{status_to_error, watch_message_from_wire, watch_to_wire};
 use crate::generated::v1;
 use crate::generated::v1::watch_client::WatchClient;
 use crate::peer::lock;
-use crate::{ClientError, FRAME_LEN_MAX, Result, WatchStream};
+use crate::{ClientError, FRAME_LEN_MAX, Reason, Result, WatchStream};
 
 /// Between two rounds through all nodes.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -38,28 +38,61 @@ impl WatchChannels {
         Self { endpoints, open: Mutex::default(), next: first.into() }
     }
 
-    /// Begins a watch on the first node that takes it.
+    /// Begins a watch on the first node that takes it and has the changes it asks for.
+    ///
+    /// # Errors
+    /// `Rejected` with `Compacted`: no node that could be reached has them; with the earliest revision that one of them has.
     pub(super) async fn watch(&self, watch: KvWatch, deadline: Instant) -> Result<WatchStream> {
         let request = watch_to_wire(watch);
+        let first = self.next.fetch_add(1, Ordering::Relaxed) % self.endpoints.len();
+        let mut kept_from = None;
         let mut tried = 0;
         loop {
-            let place = self.next.fetch_add(1, Ordering::Relaxed) % self.endpoints.len();
-            let address = &self.endpoints[place];
+            let address = &self.endpoints[(first + tried) % self.endpoints.len()];
             let attempt = deadline.min(Instant::now() + OPEN_TIMEOUT);
-            let answer = timeout_at(attempt, self.watch_at(address, request.clone())).await;
+            let answer = timeout_at(attempt, self.begin_at(address, request.clone())).await;
             let silent = || Err(ClientError::unavailable(format!("{address} does not answer")));
             let error = match answer.unwrap_or_else(|_| silent()) {
                 Ok(stream) => return Ok(stream),
+                Err(ClientError::Rejected { why: Reason::Compacted { first_revision } }) => {
+                    let earliest = kept_from.map_or(first_revision, |kept: u64| kept.min(first_revision));
+                    kept_from = Some(earliest);
+                    None
+                }
                 Err(error @ ClientError::Rejected { .. }) => return Err(error),
-                Err(error) => error,
+                Err(error) => {
+                    lock(&self.open).remove(address);
+                    Some(error)
+                }
             };
-            lock(&self.open).remove(address);
             tried += 1;
-            let pause = if tried % self.endpoints.len() == 0 { PAUSE } else { Duration::ZERO };
-            if Instant::now() + pause >= deadline {
-                return Err(error);
+            let is_round_over = tried % self.endpoints.len() == 0;
+            let pause = if is_round_over { PAUSE } else { Duration::ZERO };
+            let is_late = Instant::now() + pause >= deadline;
+            match (kept_from, error) {
+                (Some(first_revision), _) if is_round_over || is_late => {
+                    return Err(Reason::Compacted { first_revision }.into());
+                }
+                (_, Some(error)) if is_late => return Err(error),
+                _ => {}
             }
             sleep(pause).await;
+        }
+    }
+
+    /// A watch on this node that has begun.
+    async fn begin_at(&self, address: &str, request: v1::WatchRequest) -> Result<WatchStream> {
+        let mut messages = self.watch_at(address, request).await?;
+        match messages.next().await {
+            Some(Ok(WatchMessage::Ended(WatchEnd::Compacted { first_revision }))) => {
+                Err(Reason::Compacted { first_revision }.into())
+            }
+            Some(Ok(WatchMessage::Ended(end))) => {
+                Err(ClientError::unavailable(format!("{address} ended the watch at once: {end}")))
+            }
+            Some(Ok(first)) => Ok(Box::pin(stream::iter([Ok(first)]).chain(messages))),
+            Some(Err(error)) => Err(error),
+            None => Err(ClientError::unavailable(format!("{address} ended the watch at once"))),
         }
     }
 

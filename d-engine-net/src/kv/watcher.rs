@@ -37,8 +37,8 @@ pub enum Watched {
 
 /// A watch: every change of its keys, each once and in the order of revisions.
 ///
-/// When the node that it watches on stops, fails or cannot be reached, it goes on at another one, at the change after the last
-/// one that was told. So it does when it was ended because its messages were not taken in time, as long as the changes are
+/// When the node that it watches on stops, fails, cannot be reached or no longer keeps the changes that come next, it goes on at
+/// another one, at the change after the last one that was told. So it does when it was ended because its messages were not taken in time, as long as the changes are
 /// still kept. Dropping it ends the watch.
 pub struct Watcher {
     calls: Arc<dyn KvCalls>,
@@ -66,8 +66,8 @@ impl Watcher {
     /// The next message. Cancel safe.
     ///
     /// # Errors
-    /// `Rejected` with `Compacted`: the changes that were to come next are not kept any more; read the keys and watch from
-    /// there. `Unavailable`: no node could be reached within the time of one call; the next call goes on trying.
+    /// `Rejected` with `Compacted`: no node that can be reached keeps the changes that were to come next; read the keys and
+    /// watch from there. `Unavailable`: no node could be reached within the time of one call; the next call goes on trying.
     /// `ShuttingDown`: the node in process has ended, and its watches with it.
     pub async fn next(&mut self) -> Result<Watched> {
         loop {
@@ -101,22 +101,17 @@ impl Watcher {
                         return Ok(Watched::Progress { revision });
                     }
                 }
-                WatchMessage::Ended(end) => self.ended(end).await?,
+                WatchMessage::Ended(end) => self.ended(end).await,
                 _ => {}
             }
         }
     }
 
-    async fn ended(&mut self, end: WatchEnd) -> Result<()> {
+    async fn ended(&mut self, end: WatchEnd) {
         self.stream = None;
-        match end {
-            WatchEnd::Compacted { first_revision } => Err(Reason::Compacted { first_revision }.into()),
-            // It goes on where it was, as long as the changes are kept.
-            WatchEnd::Slow { .. } => Ok(()),
-            _ => {
-                sleep(PAUSE).await;
-                Ok(())
-            }
+        // It goes on where it was, as long as the changes are kept, by this node or another one.
+        if !matches!(end, WatchEnd::Slow { .. }) {
+            sleep(PAUSE).await;
         }
     }
 

@@ -321,3 +321,34 @@ fn a_client_outlives_the_runtime_it_was_first_used_in() {
     }
     servers.block_on(server.stop());
 }
+
+#[tokio::test]
+async fn a_follower_that_gets_a_lease_read_names_the_leader_which_answers_it() {
+    let follower = FakeServer::start().await;
+    let leader = FakeServer::start().await;
+    plain(&[&leader.address]).put("k", "newest").await.unwrap();
+    *lock(&follower.node.follows) = Some(lead_to(&leader.address));
+    let reads = |server: &FakeServer| server.node.reads.load(Ordering::Relaxed);
+
+    let client = plain(&[&follower.address]);
+    for _ in 0..2 {
+        let got = client.get_in_mode("k", ReadMode::Lease).await.unwrap();
+        assert_eq!(got.value, Some(bytes("newest")));
+    }
+    assert_eq!((reads(&follower), reads(&leader)), (0, 2), "a follower has no lease to read by");
+    assert_eq!(follower.node.pointed.load(Ordering::Relaxed), 1, "the second read goes to the leader at once");
+
+    // Other reads are anybody's.
+    let client = plain(&[&follower.address]);
+    for mode in [ReadMode::Local, ReadMode::Linearizable] {
+        client.get_in_mode("k", mode).await.unwrap();
+    }
+    assert_eq!((reads(&follower), reads(&leader)), (2, 2));
+
+    // A leader that this client cannot reach: the follower may, and answers.
+    *lock(&follower.node.follows) = Some(lead_to(&dead_address().await));
+    client.get_in_mode("k", ReadMode::Lease).await.unwrap();
+    assert_eq!((reads(&follower), reads(&leader)), (3, 2));
+    follower.stop().await;
+    leader.stop().await;
+}

@@ -39,6 +39,10 @@ pub(super) struct FakeNode {
     pub(super) arrived: Notify,
     pub(super) proposals: AtomicUsize,
     pub(super) forwarded: AtomicUsize,
+    pub(super) reads: AtomicUsize,
+    /// Says who leads to those that ask for the leader, while set; how many did.
+    pub(super) follows: Mutex<Option<ClientError>>,
+    pub(super) pointed: AtomicUsize,
     /// Takes snapshots while set; what has arrived of the last one.
     pub(super) snapshot: Arc<Mutex<Option<Vec<u8>>>>,
 }
@@ -96,6 +100,8 @@ impl SnapshotSource for Given {
 #[derive(Default)]
 struct Watching {
     history: Vec<(u64, KvChange)>,
+    /// Changes before this revision are not told any more.
+    kept_from: u64,
     sinks: Vec<Box<dyn WatchSink>>,
 }
 
@@ -108,6 +114,11 @@ impl FakeNode {
         let mut watching = lock(&self.watching);
         watching.sinks.retain_mut(|sink| sink.offer(told(revision, change.clone())));
         watching.history.push((revision, change));
+    }
+
+    /// Forgets the changes before a revision, as a node that has started anew.
+    pub(super) fn keep_from(&self, revision: u64) {
+        lock(&self.watching).kept_from = revision;
     }
 
     /// Ends every watch.
@@ -215,6 +226,7 @@ impl NodeService for FakeNode {
     }
 
     async fn read(&self, query: Bytes, mode: ReadMode) -> Result<Reply> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         if mode == ReadMode::Linearizable
             && let Some(error) = lock(&self.error).clone()
         {
@@ -246,6 +258,12 @@ impl NodeService for FakeNode {
         Ok(Reply { at: LogId::new(7, revision), response: answer.encode() })
     }
 
+    fn check_leads(&self) -> Result<()> {
+        let Some(leader) = lock(&self.follows).clone() else { return Ok(()) };
+        self.pointed.fetch_add(1, Ordering::Relaxed);
+        Err(leader)
+    }
+
     fn check_key_value(&self) -> Result<()> {
         let why = "a machine of its own".to_owned();
         if *lock(&self.foreign) { Err(Reason::Unsupported { why }.into()) } else { Ok(()) }
@@ -256,6 +274,11 @@ impl NodeService for FakeNode {
         let state = lock(&self.map);
         let revision = state.1;
         let mut watching = lock(&self.watching);
+        if watch.from_revision != 0 && watch.from_revision < watching.kept_from {
+            let end = WatchEnd::Compacted { first_revision: watching.kept_from };
+            sink.end(WatchMessage::Ended(end).encode());
+            return Ok(());
+        }
         sink.offer(WatchMessage::Created { revision }.encode());
         for (revision, change) in &watching.history {
             if watch.from_revision != 0 && *revision >= watch.from_revision {

@@ -108,13 +108,43 @@ async fn a_watch_goes_on_at_another_node_when_its_own_dies() {
     second.node.end_watches(WatchEnd::Slow { next_revision: 3 });
     client.put("c", "1").await.unwrap();
     assert_eq!(told(&mut watcher).await, ["c"]);
-    second.node.end_watches(WatchEnd::Compacted { first_revision: 9 });
-    assert_eq!(watcher.next().await, Err(Reason::Compacted { first_revision: 9 }.into()));
     let mut all = client.watch(Watch::all().since(1)).await.unwrap();
     for key in ["a", "b", "c"] {
         assert_eq!(told(&mut all).await, [key]);
     }
     second.stop().await;
+}
+
+#[tokio::test]
+async fn changes_are_compacted_only_if_no_node_that_answers_keeps_them() {
+    let restarted = FakeServer::start().await;
+    let keeper = FakeServer::start().await;
+    restarted.node.keep_from(9);
+    let nodes = client(&[&restarted, &keeper]);
+    client(&[&keeper]).put("a", "1").await.unwrap();
+    // One of them begins at each node.
+    let mut watchers = Vec::new();
+    for _ in 0..2 {
+        let mut watcher = nodes.watch(Watch::all().since(1)).await.unwrap();
+        assert_eq!(told(&mut watcher).await, ["a"]);
+        watchers.push(watcher);
+    }
+    // A snapshot has taken a node past its watches: they look elsewhere first.
+    keeper.node.end_watches(WatchEnd::Compacted { first_revision: 9 });
+    client(&[&keeper]).put("b", "1").await.unwrap();
+    for watcher in &mut watchers {
+        assert_eq!(told(watcher).await, ["b"]);
+    }
+    keeper.node.keep_from(7);
+    keeper.node.end_watches(WatchEnd::Compacted { first_revision: 7 });
+    for watcher in &mut watchers {
+        let earliest = Reason::Compacted { first_revision: 7 };
+        assert_eq!(watcher.next().await, Err(earliest.into()), "the earliest that any of them keeps");
+    }
+    keeper.kill().await;
+    let error = nodes.watch(Watch::all().since(1)).await.unwrap_err();
+    assert_eq!(error, Reason::Compacted { first_revision: 9 }.into(), "nobody else can be reached");
+    restarted.stop().await;
 }
 
 #[tokio::test]
