@@ -173,8 +173,10 @@ pub(crate) enum NotTaken {
     Closed,
 }
 
-/// Rounds that one thread drives for others before the driver's own thread goes on.
-const ROUNDS_MAX: usize = 64;
+/// Rounds that a thread drives for others before the driver's own thread goes on.
+const ROUNDS_MAX: usize = 8;
+/// The same for the disk's and the apply thread, which have work of their own.
+const OWN_ROUNDS_MAX: usize = 2;
 
 pub(crate) struct Inbox {
     waiting: Mutex<Waiting>,
@@ -249,7 +251,7 @@ impl Inbox {
         // Again a bound, because calls may end, and others begin, faster than the driver takes what they leave.
         self.queued.add(bytes, &self.bounds)?;
         let (answer, answered) = oneshot::channel();
-        if !self.add([inbound(Caller { answer })]) {
+        if !self.add([inbound(Caller { answer })], ROUNDS_MAX) {
             self.queued.remove(1, bytes);
             return Err(NotTaken::Closed);
         }
@@ -258,17 +260,20 @@ impl Inbox {
 
     /// Takes in a peer's messages, in order, or drops those beyond the bound.
     pub(crate) fn deliver(&self, from: NodeId, messages: Vec<Message>) -> bool {
-        let count = messages.len();
-        let before = self.messages.fetch_add(count, Ordering::Relaxed);
-        let taken = self.bounds.messages.saturating_sub(before).min(count);
+        let (count, max) = (messages.len(), self.bounds.messages);
+        let mut messages = messages;
+        let fitting = |waiting: usize| count.min(max.saturating_sub(waiting));
+        let more = |waiting| Some(waiting + fitting(waiting));
+        let before = self.messages.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).unwrap_or(max);
+        let taken = fitting(before);
         if taken < count {
-            self.messages.fetch_sub(count - taken, Ordering::Relaxed);
+            messages.truncate(taken);
             let dropped = self.dropped.fetch_add(count - taken, Ordering::Relaxed);
             if dropped == 0 || dropped / 1000 != (dropped + count - taken) / 1000 {
                 tracing::warn!(from, "messages of peers arrive faster than they are handled; some are dropped");
             }
         }
-        let is_open = self.add(messages.into_iter().take(taken).map(|message| Inbound::Message { from, message }));
+        let is_open = self.add(messages.into_iter().map(|message| Inbound::Message { from, message }), ROUNDS_MAX);
         if !is_open {
             self.messages.fetch_sub(taken, Ordering::Relaxed);
         }
@@ -278,21 +283,21 @@ impl Inbox {
     /// Reports what became of a command.
     pub(crate) fn complete(&self, event: impl Into<Event>) {
         // After the driver's end nobody needs to know.
-        self.add([Inbound::Event(event.into())]);
+        self.add([Inbound::Event(event.into())], OWN_ROUNDS_MAX);
     }
 
     /// Adds all, and drives if that is due; false: nothing is taken in any more.
-    fn add(&self, inbounds: impl IntoIterator<Item = Inbound>) -> bool {
+    fn add(&self, inbounds: impl IntoIterator<Item = Inbound>, rounds_max: usize) -> bool {
         let mut waiting = self.waiting();
         if waiting.closed {
             return false;
         }
-        inbounds.into_iter().for_each(|inbound| waiting.add(inbound));
-        let is_urgent = waiting.is_urgent;
+        // Whoever brought what else is urgent drives that.
+        let is_urgent = inbounds.into_iter().fold(false, |urgent, inbound| waiting.add(inbound) | urgent);
         let must_wake = !is_urgent && waiting.must_wake();
         drop(waiting);
         if is_urgent {
-            self.drive();
+            self.drive(rounds_max);
         } else if must_wake {
             self.wake.notify_one();
         }
@@ -300,8 +305,8 @@ impl Inbox {
     }
 
     /// Lets the driver handle what is urgent, on this thread, unless another one is at it: that one then handles it.
-    fn drive(&self) {
-        for _ in 0..ROUNDS_MAX {
+    fn drive(&self, rounds_max: usize) {
+        for _ in 0..rounds_max {
             let mut held = match self.runtime.try_lock() {
                 Ok(held) => held,
                 // Whoever drives looks again afterwards.
@@ -317,9 +322,7 @@ impl Inbox {
                 return;
             }
         }
-        let mut waiting = self.waiting();
-        waiting.is_called = true;
-        drop(waiting);
+        self.waiting().is_called = true;
         self.wake.notify_one();
     }
 

@@ -114,8 +114,12 @@ impl LocalRouter {
 
     pub(crate) fn send(&self, from: NodeId, to: NodeId, message: Message) {
         #[cfg(feature = "testing")]
-        if let Some(weather) = self.look().weather.clone() {
-            return weather.carry(self, from, to, message);
+        {
+            // Not within the condition, which would keep the lock while the message is carried.
+            let weather = self.look().weather.clone();
+            if let Some(weather) = weather {
+                return weather.carry(self, from, to, message);
+            }
         }
         self.deliver(from, to, message);
     }

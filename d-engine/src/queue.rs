@@ -119,12 +119,18 @@ impl<T> Queue<T> {
 
     fn sleep<'a>(
         &'a self,
-        mut state: MutexGuard<'a, State<T>>,
+        state: MutexGuard<'a, State<T>>,
         timeout: Option<Duration>,
         sleep: Sleep,
     ) -> MutexGuard<'a, State<T>> {
-        state.sleeping = Some(sleep);
-        let idle = |state: &mut State<T>| state.items.is_empty() && !state.closed;
+        let idle = |state: &mut State<T>| {
+            let is_idle = state.items.is_empty() && !state.closed;
+            if is_idle {
+                // It may have been woken for what was taken out again meanwhile.
+                state.sleeping = Some(sleep);
+            }
+            is_idle
+        };
         let mut state = match timeout {
             None => self.wake.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner),
             Some(timeout) => {

@@ -71,6 +71,8 @@ pub(crate) struct Work {
     answered_changes: Vec<(Caller<u64>, Result<u64, Refusal>)>,
     idle_jobs: Pruning,
     news: News,
+    /// Nothing has been given to the apply thread since this node led.
+    led: bool,
     failed: bool,
 }
 
@@ -150,6 +152,7 @@ impl Work {
             answered_changes: Vec::new(),
             idle_jobs: Pruning::new(),
             news: News { shown: (0, Role::Unformed, None), shown_at: Instant::now(), is_old: true, is_urgent: true },
+            led: true,
             failed: false,
         }
     }
@@ -299,7 +302,10 @@ impl Runtime {
         self.answer_all();
         let jobs = &mut self.work.jobs;
         let leads = self.work.news.shown.1 == Role::Leader;
-        let is_quiet = jobs.iter().all(|job| job.is_quiet(leads));
+        // The apply thread of one that has just led sleeps as a leader's: only a loud job wakes it.
+        let is_follower = !leads && !self.work.led;
+        let is_quiet = jobs.iter().all(|job| job.is_quiet(!is_follower));
+        self.work.led = leads || self.work.led && jobs.is_empty();
         let waiting = if is_quiet { self.apply.append_quietly(jobs) } else { self.apply.append(jobs) };
         if self.work.idle_jobs.is_due(waiting) {
             // While the state machine hangs, callers give up and others come.

@@ -51,6 +51,24 @@ async fn a_minority_commits_nothing_and_the_majority_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_network_may_be_changed_while_messages_are_carried_at_once() {
+    let cluster = of_three(8).await;
+    cluster.weather(0, Duration::ZERO);
+    let changing = async {
+        for number in 0..200 {
+            cluster.heal();
+            cluster.weather(0, Duration::ZERO);
+            if number % 20 == 0 {
+                put(&cluster, &number.to_string()).await;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), changing).await.expect("nobody waits for the other");
+    cluster.digests_agree().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn groups_reach_each_other_only_within_and_one_direction_may_be_cut_alone() {
     let cluster = Cluster::builder(5).configure(|config| config.request_timeout_ms(1500)).start().await.unwrap();
     cluster.partition(&[&[1, 2]]);

@@ -114,6 +114,10 @@ fn what_may_wait_is_urgent_once_it_may_wait_no_longer() {
         assert!(is_urgent());
         inbox.take_all(&mut Vec::new());
     }
+    inbox.set_outlook(WAITS);
+    let _by_lease = inbox.read(true).unwrap();
+    assert!(is_urgent(), "a lease may answer it at once");
+    inbox.take_all(&mut Vec::new());
     inbox.complete(Input::Persisted { seq: 1 });
     assert!(is_urgent(), "a completion never waits");
 }

@@ -62,10 +62,14 @@ impl Waiting {
     /// Whether it need not be handled now.
     fn may_wait(&mut self, inbound: &Inbound) -> bool {
         match inbound {
-            Inbound::Propose { .. } => self.proposals.len() + 1 < self.outlook.proposals_min,
-            Inbound::Read { .. } => {
+            Inbound::Propose { .. } => {
+                let Outlook { proposals_min, proposals_at, .. } = self.outlook;
+                self.proposals.len() + 1 < proposals_min && proposals_at.is_none_or(|at| Instant::now() < at)
+            }
+            // By a lease it may be answered at once.
+            Inbound::Read { by_lease, .. } => {
                 self.has_reads = true;
-                self.outlook.reads_wait
+                self.outlook.reads_wait && !by_lease
             }
             Inbound::Event(Event::Input(Input::Applied { .. })) => {
                 self.has_applied = true;
@@ -75,12 +79,15 @@ impl Waiting {
         }
     }
 
-    pub(super) fn add(&mut self, inbound: Inbound) {
-        self.is_urgent |= !self.may_wait(&inbound);
+    /// Adds one; true: it must be handled now.
+    pub(super) fn add(&mut self, inbound: Inbound) -> bool {
+        let is_urgent = !self.may_wait(&inbound);
+        self.is_urgent |= is_urgent;
         match inbound {
             Inbound::Propose { .. } => self.proposals.push(inbound),
             _ => self.items.push(inbound),
         }
+        is_urgent
     }
 
     /// What may wait follows from what the driver sees coming now.
