@@ -250,7 +250,7 @@ mod tests {
                         }
                     }
                     Ok(at) if sorted.len() > 1 => {
-                        prop_assert_eq!(leaf.remove(at, hash).key(), &key[..]);
+                        prop_assert_eq!(leaf.remove(at, hash).into_key_value().0, key);
                         sorted.remove(at);
                     }
                     Ok(at) => _ = leaf.replace(at, Pair::new(key.into(), Bytes::from_static(b"v"))),
