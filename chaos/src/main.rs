@@ -166,10 +166,11 @@ async fn run(arguments: &Arguments, seed: u64, directory: &Path, report: &mut Re
             break;
         }
         eprintln!(
-            "round {}: {} operations and {} faults so far",
+            "round {}: {} operations and {} faults so far, service back after {} ms",
             report.rounds,
             report.operations,
-            report.fault_count()
+            report.fault_count(),
+            report.service_back_ms
         );
     }
     Ok(())
@@ -197,7 +198,8 @@ async fn settle(
     report: &mut Report,
 ) -> Result<(), String> {
     let back = cluster.until_served().await?;
-    report.service_back_ms_max = report.service_back_ms_max.max(u64::try_from(back.as_millis()).unwrap_or(u64::MAX));
+    report.service_back_ms = u64::try_from(back.as_millis()).unwrap_or(u64::MAX);
+    report.service_back_ms_max = report.service_back_ms_max.max(report.service_back_ms);
     book.stop(true);
     while let Some(ended) = clients.join_next().await {
         ended.map_err(|error| format!("a client ended: {error}"))?;

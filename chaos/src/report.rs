@@ -20,6 +20,8 @@ pub(crate) struct Report {
     pub(crate) rounds: u64,
     /// Of the faults, those that met another one.
     pub(crate) overlaps: u64,
+    /// Of the latest round, and of all.
+    pub(crate) service_back_ms: u64,
     pub(crate) service_back_ms_max: u64,
     /// Highest resident memory of a node in each round, in bytes.
     pub(crate) resident: Vec<u64>,
