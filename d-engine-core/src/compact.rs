@@ -29,6 +29,14 @@ fn inline<const N: usize>(parts: &[&[u8]], len: usize) -> Bytes {
     Bytes::from_owner(owner)
 }
 
+/// A copy of a pair, key and value in one allocation as of [`compact_bytes`]: for pairs that are kept long and share the memory
+/// of something larger.
+pub fn compact_pair(key: &[u8], value: &[u8]) -> (Bytes, Bytes) {
+    let mut key_and_value = compact_bytes(&[key, value]);
+    let value = key_and_value.split_off(key.len());
+    (key_and_value, value)
+}
+
 /// A copy of the parts, one behind the other. Up to half a KiB it is one allocation however often it is cloned and sliced;
 /// at most a fifth of it, or sixteen bytes, is unused.
 pub fn compact_bytes(parts: &[&[u8]]) -> Bytes {

@@ -21,7 +21,7 @@ mod types;
 
 pub use codec::{Reader, checksum};
 pub use command::{KvAnswer, KvCommand, KvOutcome, KvQuery, KvRecord, KvReject, KvRequest};
-pub use compact::compact_bytes;
+pub use compact::{compact_bytes, compact_pair};
 pub use error::{Error, Result, Severity};
 pub use kv_store::{Direction, KeyRange, KvStore, KvView, WriteBatch, WriteOp};
 pub use snapshot_metadata::SnapshotMetadata;

@@ -1,7 +1,7 @@
 //! The portable snapshot: sorted records in checksummed blocks, the same bytes on every backend for the same state.
 //!
-//! This file is about bytes only. It reads and writes through `std::io` traits that the caller provides and opens,
-//! syncs and renames nothing; what the records mean is the state machine's business.
+//! This file is about bytes only. It reads and writes through `std::io` traits that the caller provides and opens
+//! and renames nothing, nor does it sync, except for a caller that writes through [`Steady`]; what the records mean is the state machine's business.
 //!
 //! # Format, version 1 (little-endian)
 //!
@@ -24,11 +24,13 @@
 
 mod reader;
 mod section;
+mod steady;
 mod writer;
 
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 
 pub use reader::SnapshotReader;
+pub use steady::{Steady, SyncData};
 pub use writer::{ChecksumWriter, SnapshotWriter};
 
 use crate::codec::{Reader, checksum};

@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use d_engine_core::snapshot::{SnapshotHeader, SnapshotReader, SnapshotWriter};
-use d_engine_core::{Direction, Error, KeyRange, KvStore, KvView, Result, WriteBatch, compact_bytes};
+use d_engine_core::snapshot::{SnapshotHeader, SnapshotReader, SnapshotWriter, Steady, SyncData};
+use d_engine_core::{Direction, Error, KeyRange, KvStore, KvView, Result, WriteBatch, compact_pair};
 use d_engine_mem::{OrderedMap, SharedMap};
 
 use crate::io_error;
@@ -27,9 +27,6 @@ use crate::vfs::{OsDisk, Vfs, VfsFile, VfsLock};
 const LOCK: &str = "LOCK";
 const CHECKPOINT: &str = "checkpoint";
 const TEMPORARY: &str = "checkpoint.tmp";
-/// Bytes of a checkpoint that wait for the disk at most: a sync of more would hold up those of the log, on this disk, for as
-/// long as it takes.
-const UNSYNCED_MAX: u64 = 2 << 20;
 
 /// A key-value store that lives in memory and is checkpointed to a file by [`flush`](KvStore::flush).
 ///
@@ -184,7 +181,7 @@ impl Checkpoint {
     fn write_temporary(&self, map: &OrderedMap, path: &Path) -> Result<()> {
         let doing = || format!("writing the checkpoint {}", path.display());
         let file = self.disk.create(path).map_err(|source| io_error(doing(), source))?;
-        let output = Sequential { file: &*file, position: 0, synced: 0 };
+        let output = Steady::new(Sequential { file: &*file, position: 0 });
         let mut writer = SnapshotWriter::new(output, SnapshotHeader::default()).map_err(|e| name_write(doing(), e))?;
         for (key, value) in map.range(KeyRange::ALL) {
             writer.push(key, value).map_err(|e| name_write(doing(), e))?;
@@ -197,16 +194,11 @@ impl Checkpoint {
 fn load(disk: &dyn Vfs, path: &Path) -> Result<OrderedMap> {
     let reading = |source| Error::io(format!("reading the checkpoint {}", path.display()), source);
     let file = disk.open(path).map_err(reading)?;
-    let input = Input { len: file.len().map_err(reading)?, input: Sequential { file: &*file, position: 0, synced: 0 } };
+    let input = Input { len: file.len().map_err(reading)?, input: Sequential { file: &*file, position: 0 } };
     let records = SnapshotReader::new(input).map_err(|error| name_damage(path, error))?;
+    // Not what keeps the whole block of each in memory.
+    let own = |(key, value): (Bytes, Bytes)| compact_pair(&key, &value);
     OrderedMap::from_sorted(records.map(|record| record.map(own))).map_err(|error| name_damage(path, error))
-}
-
-/// One allocation for the record, so that it does not keep its whole block in memory.
-fn own((key, value): (Bytes, Bytes)) -> (Bytes, Bytes) {
-    let mut record = compact_bytes(&[&key, &value]);
-    let value = record.split_off(key.len());
-    (record, value)
 }
 
 /// The old checkpoint is untouched until the new one takes its name, so a full disk is clean.
@@ -234,18 +226,18 @@ fn name_damage(path: &Path, error: Error) -> Error {
 struct Sequential<'a> {
     file: &'a dyn VfsFile,
     position: u64,
-    /// Of what was written here, how much is durable.
-    synced: u64,
+}
+
+impl SyncData for Sequential<'_> {
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
 }
 
 impl Write for Sequential<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write_all_at(bytes, self.position)?;
         self.position += bytes.len() as u64;
-        if self.position - self.synced >= UNSYNCED_MAX {
-            self.file.sync_data()?;
-            self.synced = self.position;
-        }
         Ok(bytes.len())
     }
 

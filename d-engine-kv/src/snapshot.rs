@@ -5,16 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
-use d_engine_core::snapshot::{ChecksumWriter, SnapshotCompression, SnapshotHeader, SnapshotReader, SnapshotWriter};
+use d_engine_core::snapshot::{
+    ChecksumWriter, SnapshotCompression, SnapshotHeader, SnapshotReader, SnapshotWriter, Steady,
+};
 use d_engine_core::{
-    Direction, Error, KvStore, KvView, LogId, Result, SnapshotChecksum, SnapshotMetadata, SnapshotView, compact_bytes,
+    Direction, Error, KvStore, KvView, LogId, Result, SnapshotChecksum, SnapshotMetadata, SnapshotView, compact_pair,
 };
 use sha2::{Digest, Sha256};
 
@@ -25,8 +27,6 @@ use crate::tables::Tables;
 
 /// Name of the file that a snapshot is, in the directory that it is written into.
 pub const SNAPSHOT_FILE: &str = "snapshot.bin";
-/// Bytes that wait for the disk at most: a sync of more would hold up those of the log for as long as it takes.
-const UNSYNCED_MAX: usize = 2 << 20;
 
 /// Writes the state of `view`, to which `book` belongs, into `dir`, which must exist. Synced on return, the directory
 /// too; until then there is no file of that name.
@@ -41,7 +41,7 @@ pub(crate) fn write(
     let doing = |what: &str| format!("{what} snapshot {}", path.display());
     let file = File::create(&unfinished).map_err(|source| Error::io(doing("creating"), source))?;
     let header = SnapshotHeader::new(book.last_applied, book.revision);
-    let output = ChecksumWriter::new(BufWriter::new(Steady { file, unsynced: 0 }));
+    let output = ChecksumWriter::new(BufWriter::new(Steady::new(file)));
     let mut writer = SnapshotWriter::new(output, header)?.with_compression(compression);
     let mut keys = 0;
     for range in [StoreRange::internal(), StoreRange::users()] {
@@ -56,33 +56,11 @@ pub(crate) fn write(
     let (output, _) = writer.finish()?;
     book.expect_keys(keys)?;
     let (output, checksum) = output.finish();
-    let Steady { file, .. } = output.into_inner().map_err(|error| Error::io(doing("writing"), error.into_error()))?;
-    file.sync_all().map_err(|source| Error::io(doing("syncing"), source))?;
+    let output = output.into_inner().map_err(|error| Error::io(doing("writing"), error.into_error()))?;
+    output.into_inner().sync_all().map_err(|source| Error::io(doing("syncing"), source))?;
     fs::rename(&unfinished, &path).map_err(|source| Error::io(doing("renaming"), source))?;
     sync_dir(dir).map_err(|source| Error::io(doing("syncing the directory of"), source))?;
     Ok(checksum)
-}
-
-/// A file that goes to the disk steadily, not all at once at the end.
-struct Steady {
-    file: File,
-    unsynced: usize,
-}
-
-impl Write for Steady {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.unsynced += written;
-        if self.unsynced >= UNSYNCED_MAX {
-            self.file.sync_data()?;
-            self.unsynced = 0;
-        }
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
 }
 
 /// Only Unix can, and needs to, sync a directory.
@@ -137,13 +115,8 @@ impl Verified {
     pub(crate) fn install(mut self, store: &dyn KvStore) -> Result<Bookkeeping> {
         self.file.seek(SeekFrom::Start(0)).map_err(|source| Error::io("reading a snapshot again", source))?;
         let reader = SnapshotReader::new(&self.file)?;
-        // Copied, because a store may keep them for long, and they share the memory of a whole block. Key and value are one
-        // allocation.
-        let copied = |(key, value): (Bytes, Bytes)| {
-            let mut record = compact_bytes(&[&key, &value]);
-            let value = record.split_off(key.len());
-            (record, value)
-        };
+        // Copied, because a store may keep them for long, and they share the memory of a whole block.
+        let copied = |(key, value): (Bytes, Bytes)| compact_pair(&key, &value);
         let records = reader.map(|record| record.map(copied));
         // A machine in its initial state has no bookkeeping record.
         let book = (self.book != Bookkeeping::default()).then(|| self.book.to_pair());

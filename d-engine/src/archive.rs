@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime};
 use d_engine_core::snapshot::ChecksumWriter;
 use d_engine_core::{Error, Reader, Result, SnapshotChecksum, SnapshotMetadata, checksum};
 
+use crate::clock::milliseconds;
 use crate::durable::io_error;
 pub use writer::{SaveOptions, save};
 
@@ -48,7 +49,7 @@ pub struct ArchiveHead {
 impl ArchiveHead {
     pub(crate) fn now(node: u64, digest: SnapshotChecksum, metadata: SnapshotMetadata) -> Self {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        Self { saved_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX), node, digest, metadata }
+        Self { saved_ms: milliseconds(since), node, digest, metadata }
     }
 
     fn encode(&self) -> Result<Vec<u8>> {

@@ -10,6 +10,11 @@ pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Duration;
 }
 
+/// Whole milliseconds, as they are told.
+pub(crate) fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The boot-time clock of the operating system: a node that was suspended knows how long.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BootClock;

@@ -12,6 +12,7 @@ use d_engine_raft::{Input, Rejection};
 use tokio::runtime::Handle;
 
 use crate::SnapshotSection;
+use crate::clock::milliseconds;
 use crate::ending::spawn;
 use crate::inbox::{Caller, Inbox, Refusal};
 use crate::snapshot_store::SnapshotStore;
@@ -265,7 +266,7 @@ impl Snapshots {
         let begun = Instant::now();
         runtime.block_on(self.machine.apply_snapshot_from_file(&record.metadata, path))?;
         self.store.installed(at);
-        let installing_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let installing_ms = milliseconds(begun.elapsed());
         tracing::info!(node = self.node, index = at.index, installing_ms, "a received snapshot is installed");
         let membership = Some(Arc::new(record.metadata.membership.clone()));
         let label = Label { at, membership: membership.clone() };

@@ -18,6 +18,7 @@ use d_engine_net::{
 use d_engine_raft::{Input, NodeId};
 use tokio::time::Instant;
 
+use crate::clock::milliseconds;
 use crate::published::Published;
 use crate::shared::Shared;
 use crate::snapshot_store::{Record, SnapshotStore};
@@ -125,10 +126,6 @@ async fn read_chunk(mut file: File, offset: u64, size: u64) -> Result<(Bytes, Fi
     .await
 }
 
-fn milliseconds(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
-}
-
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err("the work was cut off".into()))
 }
@@ -213,14 +210,14 @@ impl SnapshotSink for Receiver {
 
     async fn finish(self: Box<Self>) -> Result<Option<LogId>, String> {
         let Self { shared, from, term, turn, offset, since } = *self;
-        let arriving_ms = milliseconds(since);
+        let arriving_ms = milliseconds(since.elapsed());
         // What is marked is reported in the same breath: the sender may go, and this future with it, while the file is
         // verified, and a mark that nobody was told of would stand in the way of every later snapshot.
         let mark = move || {
             let begun = Instant::now();
             let (record, receipt) = shared.snapshots.mark_received(turn).map_err(|error| error.to_string())?;
             let last_included = record.at();
-            let (bytes, verifying_ms) = (record.metadata.size.saturating_sub(offset), milliseconds(begun));
+            let (bytes, verifying_ms) = (record.metadata.size.saturating_sub(offset), milliseconds(begun.elapsed()));
             let (node, index) = (shared.id(), last_included.index);
             tracing::info!(node, from, index, bytes, arriving_ms, verifying_ms, "a snapshot has arrived");
             let membership = record.metadata.membership.clone();

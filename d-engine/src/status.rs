@@ -4,6 +4,7 @@ use d_engine_core::{Member, MemberKind};
 use d_engine_net::{MemberStatus, NodeStatus, TransferProgress};
 use d_engine_raft::{Role, Status};
 
+use crate::clock::milliseconds;
 use crate::shared::Shared;
 
 impl Shared {
@@ -55,9 +56,7 @@ impl Shared {
             address: member.address.clone(),
             kind: kind.to_owned(),
             matched: peer.map(|peer| peer.matched),
-            silent_for_ms: peer
-                .and_then(|peer| peer.silent_for)
-                .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+            silent_for_ms: peer.and_then(|peer| peer.silent_for).map(milliseconds),
             incarnation: member.incarnation,
             snapshot: self.published.transfer_to(member.node),
         }

@@ -59,6 +59,23 @@ struct Growth {
     keys: u64,
 }
 
+/// What runs, and what is told of it.
+#[derive(Args)]
+struct Place {
+    /// Where the nodes keep log and data
+    #[arg(long, value_enum, default_value_t = Engine::File)]
+    engine: Engine,
+    /// Bytes of each value
+    #[arg(long, default_value_t = 256)]
+    value_bytes: usize,
+    /// The directory to keep the nodes' data below, on the disk that is meant; removed at the end
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Prints JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Args)]
 struct BudgetArguments {
     /// How the leader is called
@@ -70,24 +87,14 @@ struct BudgetArguments {
     /// Callers, each with one call under way
     #[arg(long, default_value_t = 1)]
     clients: usize,
-    /// Where the nodes keep log and data
-    #[arg(long, value_enum, default_value_t = Engine::File)]
-    engine: Engine,
     /// Seconds that are measured
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
     /// Keys, written before anything is measured
     #[arg(long, default_value_t = 10_000)]
     keys: u64,
-    /// Bytes of each value
-    #[arg(long, default_value_t = 256)]
-    value_bytes: usize,
-    /// The directory to keep the nodes' data below, on the disk that is meant; removed at the end
-    #[arg(long)]
-    dir: Option<PathBuf>,
-    /// Prints JSON instead of a table
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    place: Place,
 }
 
 #[derive(Args)]
@@ -101,9 +108,6 @@ struct Nodes {
     /// Calls that arrive in each second, whether others were answered or not; without it a caller calls again once answered
     #[arg(long)]
     rate: Option<u64>,
-    /// Where the nodes keep log and data
-    #[arg(long, value_enum, default_value_t = Engine::File)]
-    engine: Engine,
     /// Seconds that one round lasts
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
@@ -113,15 +117,8 @@ struct Nodes {
     /// Keys, written before anything is measured
     #[arg(long, default_value_t = 100_000)]
     keys: u64,
-    /// Bytes of each value
-    #[arg(long, default_value_t = 256)]
-    value_bytes: usize,
-    /// The directory to keep the nodes' data below, on the disk that is meant; removed at the end
-    #[arg(long)]
-    dir: Option<PathBuf>,
-    /// Prints JSON instead of a table
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    place: Place,
 }
 
 fn main() -> ExitCode {
@@ -164,7 +161,7 @@ fn run(arguments: &Arguments) -> three_nodes::Result<()> {
         return Err("there is at least one round and one key".into());
     }
     let found = runtime.block_on(measure(api, nodes))?;
-    if nodes.json {
+    if nodes.place.json {
         println!("{}", json!({ "cluster": found.iter().map(Figures::json).collect::<Vec<_>>() }));
     } else {
         println!("{}", Figures::HEADINGS);
@@ -174,11 +171,12 @@ fn run(arguments: &Arguments) -> three_nodes::Result<()> {
 }
 
 fn budget(runtime: &tokio::runtime::Runtime, arguments: &BudgetArguments) -> three_nodes::Result<()> {
-    let &BudgetArguments { api, works, clients, engine, seconds, keys, value_bytes, .. } = arguments;
-    let dir = scratch(arguments.dir.as_deref())?;
+    let &BudgetArguments { api, works, clients, seconds, keys, .. } = arguments;
+    let Place { engine, value_bytes, dir, json } = &arguments.place;
+    let (engine, value_bytes, dir) = (*engine, *value_bytes, scratch(dir.as_deref())?);
     let budget = budget::Budget { api, works, engine, clients, round: round(seconds)?, keys: keys.max(1), value_bytes };
     let legs = runtime.block_on(budget.measure(dir.path()))?;
-    if arguments.json {
+    if *json {
         println!("{}", legs.json());
     } else {
         print!("{}", legs.text());
@@ -198,9 +196,9 @@ fn round(seconds: f64) -> three_nodes::Result<Duration> {
 }
 
 async fn measure(api: Api, arguments: &Nodes) -> three_nodes::Result<Vec<Figures>> {
-    let dir = scratch(arguments.dir.as_deref())?;
-    let cluster = Cluster::start(dir.path(), arguments.engine).await?;
-    let target = Arc::new(cluster.target(api, arguments.keys, arguments.value_bytes)?);
+    let dir = scratch(arguments.place.dir.as_deref())?;
+    let cluster = Cluster::start(dir.path(), arguments.place.engine).await?;
+    let target = Arc::new(cluster.target(api, arguments.keys, arguments.place.value_bytes)?);
     target.fill().await?;
     let mut found = Vec::new();
     for &works in &arguments.works {

@@ -37,9 +37,9 @@ pub enum Watched {
 
 /// A watch: every change of its keys, each once and in the order of revisions.
 ///
-/// When the node that it watches on stops, fails, cannot be reached or no longer keeps the changes that come next, it goes on at
-/// another one, at the change after the last one that was told. So it does when it was ended because its messages were not taken in time, as long as the changes are
-/// still kept. Dropping it ends the watch.
+/// When the node that it watches on stops, fails, cannot be reached or no longer keeps the changes that come next, it goes on
+/// at another one, at the change after the last one that was told. So it does when it was ended because its messages were
+/// not taken in time, as long as the changes are still kept. Dropping it ends the watch.
 pub struct Watcher {
     calls: Arc<dyn KvCalls>,
     watch: KvWatch,

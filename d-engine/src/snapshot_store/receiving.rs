@@ -4,24 +4,20 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use d_engine_core::snapshot::ChecksumWriter;
+use d_engine_core::snapshot::{ChecksumWriter, Steady};
 use d_engine_core::{Error, Result};
 
 use super::files::{self, DATA, Record};
 use crate::durable::io_error;
 
-/// Bytes that wait for the disk at most: a sync of more would hold up those of the log for as long as it takes.
-const UNSYNCED_MAX: u64 = 2 << 20;
-
 /// What has arrived of one snapshot. It stays when its sender goes, so that the next one may go on; a restart forgets it.
 pub(super) struct Receiving {
     dir: PathBuf,
-    pub(super) file: File,
+    pub(super) file: Steady<File>,
     pub(super) record: Record,
     pub(super) written: u64,
     /// Of everything that is written.
     sum: ChecksumWriter<io::Sink>,
-    unsynced: u64,
     /// Names the sender that may write: an older one, whose connection is slow to break, may not.
     pub(super) turn: u64,
 }
@@ -31,9 +27,9 @@ impl Receiving {
         files::remove(dir)?;
         fs::create_dir_all(dir).map_err(io_error("making", dir))?;
         let path = dir.join(DATA);
-        let file = File::create(&path).map_err(io_error("creating", &path))?;
+        let file = Steady::new(File::create(&path).map_err(io_error("creating", &path))?);
         let sum = ChecksumWriter::new(io::sink());
-        Ok(Self { dir: dir.to_path_buf(), file, record, written: 0, sum, unsynced: 0, turn })
+        Ok(Self { dir: dir.to_path_buf(), file, record, written: 0, sum, turn })
     }
 
     /// Appends a chunk, which must begin where the last one ended.
@@ -48,11 +44,6 @@ impl Receiving {
         }
         self.file.write_all(chunk).and_then(|()| self.sum.write_all(chunk)).map_err(io_error("writing", &self.dir))?;
         self.written = end;
-        self.unsynced += chunk.len() as u64;
-        if self.unsynced >= UNSYNCED_MAX {
-            self.file.sync_data().map_err(io_error("syncing", &self.dir))?;
-            self.unsynced = 0;
-        }
         Ok(())
     }
 
@@ -66,6 +57,7 @@ impl Receiving {
     /// Verifies that every byte has arrived as announced, and makes file and metadata durable. Another file is removed.
     pub(super) fn verify(self) -> Result<Record> {
         let Self { dir, file, record, written, sum, .. } = self;
+        let file = file.into_inner();
         file.sync_all().map_err(io_error("syncing", &dir))?;
         let size = file.metadata().map_err(io_error("looking at", &dir))?.len();
         let (_, digest) = sum.finish();

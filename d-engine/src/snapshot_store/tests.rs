@@ -1,6 +1,7 @@
 //! The store through builds, transfers, installations and interruptions.
 
 use super::*;
+use d_engine_core::snapshot::Steady;
 use d_engine_core::{ClusterSettings, Member, MemberKind};
 
 const CLUSTER: u128 = 7;
@@ -78,7 +79,8 @@ fn a_transfer_begins_anew_after_the_disk_has_failed() {
     let at = LogId::new(1, 9);
     let (turn, _) = store.begin_receiving(offer(b"abcdef", at)).unwrap();
     store.receive(turn, 0, b"abc").unwrap();
-    store.receiving().current.as_mut().unwrap().file = File::options().write(true).open("/dev/full").unwrap();
+    store.receiving().current.as_mut().unwrap().file =
+        Steady::new(File::options().write(true).open("/dev/full").unwrap());
     assert!(store.receive(turn, 3, b"def").is_err());
     assert!(store.mark_received(turn).is_err());
     let (turn, offset) = store.begin_receiving(offer(b"abcdef", at)).unwrap();
