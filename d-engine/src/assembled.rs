@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::applying::Applying;
 use crate::builder::Storage;
 use crate::clock::Clock;
 use crate::disk::{Disk, DiskQueue, SyncLatencies};
@@ -124,7 +125,7 @@ impl Assembled {
             clock,
             inbox: Arc::clone(&inbox),
             disk: Arc::clone(&disk_queue),
-            apply: Arc::clone(&apply_queue),
+            applying: Arc::new(Applying::new(Arc::clone(&apply_queue))),
             log,
             wire,
             published,
@@ -213,17 +214,17 @@ fn spawn_threads(
             after.1(why);
         },
     )?;
-    let (queue, to) = (Arc::clone(&driver.apply), Arc::clone(inbox));
-    let after = (Arc::clone(&driver.apply), fail(inbox));
+    let (applying, to) = (Arc::clone(&driver.applying), Arc::clone(inbox));
+    let after = (Arc::clone(&driver.applying), fail(inbox));
     let apply = spawn(
         format!("d-engine-{node}-apply"),
-        move || handler.run(&queue, &to),
+        move || applying.run(handler, &to),
         move |why| {
-            after.0.abandon();
+            after.0.queue().abandon();
             after.1(why);
         },
     )?;
-    let queues = CloseOnDrop { disk: Arc::clone(&driver.disk), apply: Arc::clone(&driver.apply) };
+    let queues = CloseOnDrop { disk: Arc::clone(&driver.disk), applying: Arc::clone(&driver.applying) };
     let (published, inbox) = (Arc::clone(&driver.published), Arc::clone(inbox));
     let run = move || {
         let _queues = queues;
@@ -240,13 +241,13 @@ fn spawn_threads(
 /// Whatever ends the driver loop, the threads behind it end as well.
 struct CloseOnDrop {
     disk: Arc<DiskQueue>,
-    apply: Arc<ApplyQueue>,
+    applying: Arc<Applying>,
 }
 
 impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.disk.close();
-        self.apply.close();
+        self.applying.queue().close();
     }
 }
 

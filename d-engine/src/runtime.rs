@@ -16,6 +16,7 @@ use d_engine_raft::{
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use crate::applying::Applying;
 use crate::clock::Clock;
 use crate::disk::DiskQueue;
 use crate::ending::cause;
@@ -26,7 +27,7 @@ use crate::pending::Numbered;
 use crate::published::Published;
 use crate::snapshot_store::SnapshotStore;
 use crate::snapshot_transfer::Sending;
-use crate::state_machine_handler::{ApplyJob, ApplyQueue};
+use crate::state_machine_handler::ApplyJob;
 use crate::wire::Wire;
 
 pub(crate) struct Runtime {
@@ -34,7 +35,7 @@ pub(crate) struct Runtime {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) disk: Arc<DiskQueue>,
-    pub(crate) apply: Arc<ApplyQueue>,
+    pub(crate) applying: Arc<Applying>,
     pub(crate) log: Arc<dyn LogStore>,
     pub(crate) wire: Wire,
     pub(crate) published: Arc<Published>,
@@ -51,6 +52,14 @@ const STATUS_AGE_MAX: Duration = Duration::from_millis(50);
 /// How long the loop's end waits for a read of the log before it says so.
 const LOG_READ_WAIT: Duration = Duration::from_secs(5);
 
+/// What a round leaves to be applied, by whoever ran it, once the driver is free.
+pub(crate) struct Committed {
+    /// `None`: nothing that cannot wait.
+    pub(crate) applying: Option<Arc<Applying>>,
+    /// The disk has something to do.
+    pub(crate) writes_wait: bool,
+}
+
 /// What the loop keeps from one round to the next.
 pub(crate) struct Work {
     taken: Vec<Inbound>,
@@ -61,6 +70,8 @@ pub(crate) struct Work {
     transfers: Numbered<Caller<()>>,
     writes: Vec<Write>,
     jobs: Vec<ApplyJob>,
+    /// Jobs that cannot wait have been added, and nobody was woken.
+    has_committed: bool,
     sends: Vec<(NodeId, Message)>,
     log_reads: Vec<JoinHandle<()>>,
     /// Snapshots on their way, one to each replica at most.
@@ -144,6 +155,7 @@ impl Work {
             transfers: Numbered::new(),
             writes: Vec::new(),
             jobs: Vec::new(),
+            has_committed: false,
             sends: Vec::new(),
             log_reads: Vec::new(),
             sendings: BTreeMap::new(),
@@ -169,11 +181,14 @@ impl Runtime {
         }
     }
 
-    /// Handles what waits. A panic ends the node and not the thread, which may be any; false: there is nothing to drive.
-    pub(crate) fn round(held: &mut Option<Self>) -> bool {
-        let Some(runtime) = held else { return false };
+    /// Handles what waits. A panic ends the node and not the thread, which may be any; `None`: there is nothing to drive.
+    pub(crate) fn round(held: &mut Option<Self>) -> Option<Committed> {
+        let runtime = held.as_mut()?;
         // The state that a panic leaves behind is not looked at again.
-        let Err(panic) = catch_unwind(AssertUnwindSafe(|| runtime.handle_all())) else { return true };
+        let panic = match catch_unwind(AssertUnwindSafe(|| runtime.handle_all())) {
+            Ok(()) => return Some(runtime.committed()),
+            Err(panic) => panic,
+        };
         let what = cause(&*panic);
         tracing::error!(what, "the driver panicked");
         if let Some(Self { published, inbox, .. }) = held.take() {
@@ -181,7 +196,15 @@ impl Runtime {
             // Nobody answers any more: those that wait are told so by being dropped.
             inbox.abandon();
         }
-        false
+        None
+    }
+
+    fn committed(&mut self) -> Committed {
+        let has_committed = std::mem::take(&mut self.work.has_committed);
+        Committed {
+            applying: has_committed.then(|| Arc::clone(&self.applying)),
+            writes_wait: has_committed && self.disk.look(|writes| !writes.is_empty()),
+        }
     }
 
     fn handle_all(&mut self) {
@@ -236,10 +259,10 @@ impl Runtime {
     fn end(mut self) {
         self.published.lease.clear();
         self.publish();
-        self.apply.append(&mut self.work.jobs);
+        self.applying.queue().append(&mut self.work.jobs);
         // They end while the reads of the log are waited for.
         self.disk.close();
-        self.apply.close();
+        self.applying.queue().close();
         // What has arrived stays with the receivers, for the next leader's transfer.
         self.work.sendings.values().for_each(JoinHandle::abort);
         let until = Instant::now() + LOG_READ_WAIT;
@@ -306,10 +329,12 @@ impl Runtime {
         let is_follower = !leads && !self.work.led;
         let is_quiet = jobs.iter().all(|job| job.is_quiet(!is_follower));
         self.work.led = leads || self.work.led && jobs.is_empty();
-        let waiting = if is_quiet { self.apply.append_quietly(jobs) } else { self.apply.append(jobs) };
+        let queue = self.applying.queue();
+        self.work.has_committed |= !is_quiet;
+        let waiting = if is_quiet { queue.append_quietly(jobs) } else { queue.append_unannounced(jobs) };
         if self.work.idle_jobs.is_due(waiting) {
             // While the state machine hangs, callers give up and others come.
-            self.work.idle_jobs.done(self.apply.retain(|job| !job.is_idle()));
+            self.work.idle_jobs.done(queue.retain(|job| !job.is_idle()));
         }
         for (to, message) in self.work.sends.drain(..) {
             self.wire.send(to, message);

@@ -13,6 +13,7 @@ use crate::NodeConfig;
 use crate::clock::BootClock;
 use crate::inbox::Bounds;
 use crate::prepare::{Stores, prepare};
+use crate::state_machine_handler::ApplyQueue;
 
 /// The loop of a single node, without the threads around it.
 fn runtime(tokio: &Handle) -> Runtime {
@@ -33,7 +34,7 @@ fn runtime_by(clock: Arc<dyn Clock>, tokio: &Handle) -> Runtime {
         clock,
         inbox: Arc::new(Inbox::new(Bounds { callers: 10, bytes: 100, messages: 10 })),
         disk: Arc::new(DiskQueue::new()),
-        apply: Arc::new(ApplyQueue::new()),
+        applying: Arc::new(Applying::new(Arc::new(ApplyQueue::new()))),
         log,
         wire: Wire::Nowhere,
         published: Arc::new(published),
