@@ -72,6 +72,7 @@ mod status;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod wire;
+mod writer;
 
 pub use assembled::Assembled;
 pub use builder::{NodeBuilder, SharedStateMachine};

@@ -10,15 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use d_engine_core::LogStore;
-use d_engine_raft::{
-    Answer as Outcome, Command, Driver, Event, Input, Message, NodeId, Rejection, Role, SnapshotTask, Write,
-};
+use d_engine_raft::{Answer as Outcome, Command, Driver, Event, Input, Message, NodeId, Rejection, Role, SnapshotTask};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::applying::Applying;
 use crate::clock::Clock;
-use crate::disk::DiskQueue;
+use crate::disk::DiskJob;
 use crate::ending::cause;
 use crate::groups::Groups;
 use crate::inbox::{Applied, Caller, Inbound, Inbox, Outlook, Pruning, Refusal};
@@ -29,12 +27,13 @@ use crate::snapshot_store::SnapshotStore;
 use crate::snapshot_transfer::Sending;
 use crate::state_machine_handler::ApplyJob;
 use crate::wire::Wire;
+use crate::writer::Writer;
 
 pub(crate) struct Runtime {
     pub(crate) driver: Driver,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) inbox: Arc<Inbox>,
-    pub(crate) disk: Arc<DiskQueue>,
+    pub(crate) writer: Writer,
     pub(crate) applying: Arc<Applying>,
     pub(crate) log: Arc<dyn LogStore>,
     pub(crate) wire: Wire,
@@ -68,7 +67,7 @@ pub(crate) struct Work {
     reads: Numbered<Caller<()>>,
     changes: Numbered<Caller<u64>>,
     transfers: Numbered<Caller<()>>,
-    writes: Vec<Write>,
+    writes: Vec<DiskJob>,
     jobs: Vec<ApplyJob>,
     /// Jobs that cannot wait have been added, and nobody was woken.
     has_committed: bool,
@@ -203,7 +202,7 @@ impl Runtime {
         let has_committed = std::mem::take(&mut self.work.has_committed);
         Committed {
             applying: has_committed.then(|| Arc::clone(&self.applying)),
-            writes_wait: has_committed && self.disk.look(|writes| !writes.is_empty()),
+            writes_wait: has_committed && self.writer.queue().look(|writes| !writes.is_empty()),
         }
     }
 
@@ -261,7 +260,7 @@ impl Runtime {
         self.publish();
         self.applying.queue().append(&mut self.work.jobs);
         // They end while the reads of the log are waited for.
-        self.disk.close();
+        self.writer.queue().close();
         self.applying.queue().close();
         // What has arrived stays with the receivers, for the next leader's transfer.
         self.work.sendings.values().for_each(JoinHandle::abort);
@@ -287,7 +286,12 @@ impl Runtime {
     /// What the driver is to handle; `None` for what is not its business.
     fn event_of(&mut self, inbound: Inbound) -> Option<Event> {
         Some(match inbound {
-            Inbound::Event(event) => event,
+            Inbound::Event(event) => {
+                if let Event::Input(Input::Persisted { seq }) = &event {
+                    self.writer.persisted(*seq);
+                }
+                event
+            }
             Inbound::Message { from, message } => Input::Message { from, message }.into(),
             Inbound::Propose { command, caller } => {
                 Input::Propose { id: Kind::Proposal.number(self.work.proposals.insert(caller)), command }.into()
@@ -310,14 +314,14 @@ impl Runtime {
     }
 
     fn perform_all(&mut self) {
-        while let Some(command) = self.driver.poll() {
-            self.perform(command);
+        self.take_commands();
+        // The disk first: it takes longest. What is written at once may lead to more.
+        while self.write() {
+            self.take_commands();
         }
         // Before anything leaves that shows a commit, and before anybody is told to campaign.
         let (commit, lease_until) = self.driver.read_point();
         self.published.lease.publish(commit, lease_until);
-        // The disk first: it takes longest.
-        self.disk.append(&mut self.work.writes);
         // Leader and term are visible before any message or answer that shows them leaves.
         if self.work.news.is_due(&self.driver) {
             self.publish();
@@ -341,6 +345,29 @@ impl Runtime {
         }
     }
 
+    fn take_commands(&mut self) {
+        while let Some(command) = self.driver.poll() {
+            self.perform(command);
+        }
+    }
+
+    /// Has everything written; true: the driver knows of something that is written already, or cannot be.
+    fn write(&mut self) -> bool {
+        let input = match self.writer.write(&mut self.work.writes) {
+            Ok(None) => return false,
+            Ok(Some(seq)) => Input::Persisted { seq },
+            Err(error) => {
+                tracing::error!(%error, "the log or hard state cannot be written; this node stops taking part");
+                Input::StorageFailed { why: error.to_string() }
+            }
+        };
+        let event = input.into();
+        self.work.news.take_in(&event);
+        crate::budget::taken(&self.published, &event);
+        self.driver.handle(self.clock.now(), event);
+        true
+    }
+
     fn answer_all(&mut self) {
         for (caller, why) in self.work.refused_writes.drain(..) {
             caller.answer(Err(why));
@@ -357,7 +384,7 @@ impl Runtime {
         crate::budget::commanded(&self.published, &command);
         let work = &mut self.work;
         match command {
-            Command::Write(write) => work.writes.push(write),
+            Command::Write(write) => work.writes.push(DiskJob::Write(write)),
             Command::Send { to, message } => work.sends.push((to, message)),
             Command::ReadLog { ticket, first, last, max_bytes } => self.read_log(ticket, first, last, max_bytes),
             Command::Apply { first, last, entries } => work.jobs.push(ApplyJob::Apply { first, last, entries }),
