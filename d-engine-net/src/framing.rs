@@ -4,16 +4,16 @@
 //! a `PeerFrame` as four bytes, least significant first, and the `PeerFrame` itself.
 //!
 //! Not a gRPC stream, because one wakes four tasks for a message: here whoever drives the node writes to the socket, and the
-//! thread that reads from it drives the node that receives.
+//! task that reads from it drives the node that receives.
 
-use std::io::{self, BufReader, Read};
-use std::net::TcpStream;
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt as _, BufReader};
+use tokio::net::TcpStream;
 
 use crate::FRAME_LEN_MAX;
 use crate::generated::v1;
@@ -33,7 +33,7 @@ const KEEPALIVE_TIME: Duration = Duration::from_secs(3);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Messages leave at once, and a broken connection is noticed.
-pub(crate) fn prepare(socket: &tokio::net::TcpStream) -> io::Result<()> {
+pub(crate) fn prepare(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let socket = SockRef::from(socket);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
@@ -71,16 +71,6 @@ impl ReadError {
     }
 }
 
-fn frame_len(header: [u8; HEADER_LEN], max: usize) -> Result<usize, ReadError> {
-    let len = u32::from_le_bytes(header) as usize;
-    if len > max { Err(ReadError::Malformed(format!("{len} bytes, more than {max}"))) } else { Ok(len) }
-}
-
-fn decode(bytes: Vec<u8>) -> Result<Option<Frame>, ReadError> {
-    let frame = v1::PeerFrame::decode(Bytes::from(bytes)).map_err(|error| ReadError::Malformed(error.to_string()))?;
-    Ok(frame.frame)
-}
-
 /// Reads what the other side begins with.
 pub(crate) async fn read_preamble(from: &mut (impl AsyncRead + Unpin)) -> Result<(), ReadError> {
     let mut preamble = [0; PREAMBLE.len()];
@@ -97,104 +87,101 @@ pub(crate) async fn read_preamble(from: &mut (impl AsyncRead + Unpin)) -> Result
 
 /// Reads a Hello or a Refusal. `None`: of an unknown kind.
 pub(crate) async fn read_greeting(from: &mut (impl AsyncRead + Unpin)) -> Result<Option<Frame>, ReadError> {
+    read_frame(from, GREETING_LEN_MAX).await
+}
+
+async fn read_frame(from: &mut (impl AsyncRead + Unpin), len_max: usize) -> Result<Option<Frame>, ReadError> {
     let mut header = [0; HEADER_LEN];
     from.read_exact(&mut header).await?;
-    let mut bytes = vec![0; frame_len(header, GREETING_LEN_MAX)?];
+    let len = u32::from_le_bytes(header) as usize;
+    if len > len_max {
+        return Err(ReadError::Malformed(format!("{len} bytes, more than {len_max}")));
+    }
+    // One allocation for all entries of a frame: they are slices of it.
+    let mut bytes = vec![0; len];
     from.read_exact(&mut bytes).await?;
-    decode(bytes)
+    let frame = v1::PeerFrame::decode(Bytes::from(bytes)).map_err(|error| ReadError::Malformed(error.to_string()))?;
+    Ok(frame.frame)
 }
 
-/// Reads frames on a thread of its own.
-pub(crate) struct FrameReader {
-    socket: BufReader<TcpStream>,
+/// Reads frames.
+pub(crate) struct FrameReader<R> {
+    from: BufReader<R>,
 }
 
-impl FrameReader {
-    pub(crate) fn new(socket: TcpStream) -> Self {
-        Self { socket: BufReader::with_capacity(READ_LEN, socket) }
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    pub(crate) fn new(from: R) -> Self {
+        Self { from: BufReader::with_capacity(READ_LEN, from) }
     }
 
     /// Waits for a frame. `None`: of an unknown kind.
-    pub(crate) fn read(&mut self) -> Result<Option<Frame>, ReadError> {
-        let mut header = [0; HEADER_LEN];
-        self.socket.read_exact(&mut header)?;
-        // One allocation for all entries of a frame: they are slices of it.
-        let mut bytes = vec![0; frame_len(header, FRAME_LEN_MAX)?];
-        self.socket.read_exact(&mut bytes)?;
-        decode(bytes)
-    }
-
-    /// Reads what still comes, and forgets it, until the connection ends.
-    pub(crate) fn drain(&mut self) {
-        // Any error is an end.
-        let _ = io::copy(&mut self.socket, &mut io::sink());
+    pub(crate) async fn read(&mut self) -> Result<Option<Frame>, ReadError> {
+        read_frame(&mut self.from, FRAME_LEN_MAX).await
     }
 
     /// Whether the next frame has arrived whole.
     pub(crate) fn has_frame(&self) -> bool {
-        let buffered = self.socket.buffer();
+        let buffered = self.from.buffer();
         buffered.first_chunk().is_some_and(|header: &[u8; HEADER_LEN]| {
             buffered.len() - HEADER_LEN >= u32::from_le_bytes(*header) as usize
         })
+    }
+
+    /// Reads what still comes, and forgets it, until the connection ends.
+    pub(crate) async fn drain(&mut self) {
+        // Any error is an end.
+        let _ = tokio::io::copy_buf(&mut self.from, &mut tokio::io::sink()).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-    use std::net::TcpListener;
-
     use super::*;
 
     fn refusal(why: &str) -> Frame {
         Frame::Refusal(v1::Refusal { why: why.to_owned() })
     }
 
-    fn pair() -> (TcpStream, FrameReader) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (sender, FrameReader::new(listener.accept().unwrap().0))
-    }
-
-    #[test]
-    fn frames_are_read_as_they_were_put_however_they_arrive() {
-        let (mut sender, mut reader) = pair();
+    #[tokio::test]
+    async fn frames_are_read_as_they_were_put_however_they_arrive() {
+        use tokio::io::AsyncWriteExt as _;
+        let (mut sender, receiver) = tokio::io::duplex(1000);
+        let mut reader = FrameReader::new(receiver);
         let mut bytes = Vec::new();
         let whys = ["a".to_owned(), String::new(), "b".repeat(3 * READ_LEN)];
         for why in &whys {
             put_frame(&mut bytes, refusal(why));
         }
-        let writer = std::thread::spawn(move || {
-            for piece in bytes.chunks(1000) {
-                sender.write_all(piece).unwrap();
+        let writer = tokio::spawn(async move {
+            for piece in bytes.chunks(700) {
+                sender.write_all(piece).await.unwrap();
             }
-            sender
         });
         for why in &whys {
-            assert_eq!(reader.read().unwrap(), Some(refusal(why)));
+            assert_eq!(reader.read().await.unwrap(), Some(refusal(why)));
         }
         assert!(!reader.has_frame());
-        drop(writer.join().unwrap());
-        assert!(reader.read().unwrap_err().is_end());
+        writer.await.unwrap();
+        assert!(reader.read().await.unwrap_err().is_end());
     }
 
-    #[test]
-    fn a_frame_that_has_arrived_is_seen_before_it_is_read() {
-        let (mut sender, mut reader) = pair();
+    #[tokio::test]
+    async fn a_frame_that_has_arrived_is_seen_before_it_is_read() {
         let mut bytes = Vec::new();
         put_frame(&mut bytes, refusal("one"));
         put_frame(&mut bytes, refusal("two"));
-        sender.write_all(&bytes).unwrap();
-        reader.read().unwrap();
+        let mut reader = FrameReader::new(&bytes[..]);
+        reader.read().await.unwrap();
         assert!(reader.has_frame());
+        let mut reader = FrameReader::new(&bytes[..bytes.len() - 1]);
+        reader.read().await.unwrap();
+        assert!(!reader.has_frame());
     }
 
-    #[test]
-    fn lengths_that_cannot_be_and_bytes_that_are_no_frame_are_malformed() {
+    #[tokio::test]
+    async fn lengths_that_cannot_be_and_bytes_that_are_no_frame_are_malformed() {
         for bytes in [&u32::MAX.to_le_bytes()[..], &[2, 0, 0, 0, 0xff, 0xff]] {
-            let (mut sender, mut reader) = pair();
-            sender.write_all(bytes).unwrap();
-            assert!(matches!(reader.read(), Err(ReadError::Malformed(_))));
+            assert!(matches!(FrameReader::new(bytes).read().await, Err(ReadError::Malformed(_))));
         }
     }
 

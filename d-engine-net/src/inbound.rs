@@ -1,19 +1,16 @@
 //! The connection that another node opened to send us its messages.
 //!
-//! A thread of its own waits at the socket and drives the node with what it reads: a message wakes it and nobody else. A
-//! task beside it says Hello and ends the connection when it is time.
+//! One task says Hello, reads, and drives the node with what it reads.
 
 mod claims;
 mod reader;
 
-use std::net::Shutdown;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::Hello;
@@ -63,10 +60,8 @@ pub(crate) async fn serve(mut socket: TcpStream, shared: Arc<Shared>, stop: Stop
     if socket.write_all(&bytes).await.is_err() {
         return;
     }
-    if let Some((remote, claim)) = remote
-        && let Err(error) = inbound.receive(socket, remote, claim).await
-    {
-        tracing::error!(%error, "a peer's connection cannot be read from");
+    if let Some((remote, claim)) = remote {
+        inbound.receive(socket, remote, claim).await;
     }
 }
 
@@ -120,42 +115,31 @@ impl Inbound {
         Frame::Refusal(v1::Refusal { why })
     }
 
-    /// Lets a thread read, until the connection ends or is to end.
-    async fn receive(mut self, socket: TcpStream, remote: Hello, claim: Claim) -> std::io::Result<()> {
-        let socket = socket.into_std()?;
-        socket.set_nonblocking(false)?;
-        let socket = Closing(socket);
-        let node = remote.node;
-        let remote = Arc::new(Mutex::new(remote));
-        let over = Arc::new(AtomicBool::new(false));
-        let (told, mut refusals) = mpsc::unbounded_channel();
-        let reader = Reader::new(FrameReader::new(socket.0.try_clone()?), &self.shared, &remote, &over, told);
-        std::thread::Builder::new().name(format!("d-engine-peer-{node}")).spawn(move || reader.run())?;
+    /// Passes on what comes, until the connection ends or is to end.
+    async fn receive(mut self, socket: TcpStream, remote: Hello, claim: Claim) {
+        let (socket, mut answers) = socket.into_split();
+        let mut frames = FrameReader::new(socket);
+        let remote = Mutex::new(remote);
+        let mut reader = Reader::new(&self.shared, &remote);
         let refused = tokio::select! {
-            refused = refusals.recv() => refused,
+            biased;
+            refused = reader.run(&mut frames) => refused,
             () = self.stop.reached(Phase::Stopping) => None,
             () = self.shared.stopped() => None,
             () = claim.superseded() => None,
             refused = disagreement(&mut self.hello, &remote) => Some(refused),
         };
-        over.store(true, Ordering::Release);
-        if let Some(refused) = refused {
-            self.refuse(&socket, refused);
-            // Closed with something unread, the connection would take the refusal with it.
-            let _ = timeout(REFUSED_TIMEOUT, async { while refusals.recv().await.is_some() {} }).await;
-        }
-        drop(socket);
-        while refusals.recv().await.is_some() {}
-        Ok(())
-    }
-
-    /// There is room for it: the peer has been sent nothing but our Hello.
-    fn refuse(&self, socket: &Closing, refused: Refused) {
-        use std::io::Write as _;
+        let Some(refused) = refused else { return };
         let mut bytes = Vec::new();
         put_frame(&mut bytes, self.refusal(refused));
-        // A peer that is gone need not be told.
-        let _ = (&socket.0).write_all(&bytes).and_then(|()| socket.0.shutdown(Shutdown::Write));
+        // A peer that is gone need not be told. Closed with something unread, the connection would take the refusal with it.
+        let refuse = async {
+            answers.write_all(&bytes).await?;
+            answers.shutdown().await?;
+            frames.drain().await;
+            std::io::Result::Ok(())
+        };
+        let _ = timeout(REFUSED_TIMEOUT, refuse).await;
     }
 }
 
@@ -170,15 +154,5 @@ async fn disagreement(hello: &mut watch::Receiver<Hello>, remote: &Mutex<Hello>)
         if let Some(why) = lock(remote).objection(&local) {
             return Refused::because(why);
         }
-    }
-}
-
-/// Ends the connection, for both of its handles, when it is dropped.
-struct Closing(std::net::TcpStream);
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        // It may have ended before.
-        let _ = self.0.shutdown(Shutdown::Both);
     }
 }

@@ -44,8 +44,8 @@ pub enum PeerEvent {
     },
 }
 
-/// Takes what peers bring. Called from many threads, in order for each peer; must not block, since it runs on the threads
-/// and tasks that carry the network, and [`Peers::send`] may call it on the sender's thread.
+/// Takes what peers bring. Called from many tasks, in order for each peer; must not block, since it runs on the tasks
+/// that carry the network, and [`Peers::send`] may call it on the sender's thread.
 pub type PeerSink = Arc<dyn Fn(PeerEvent) + Send + Sync>;
 
 /// Streams to and from all peers.

@@ -10,9 +10,6 @@ use super::Refused;
 use crate::Hello;
 use crate::peer::{Shared, lock};
 
-/// Each has a thread of its own.
-const CLAIMS_MAX: usize = 256;
-
 /// The connections that are listened to.
 #[derive(Default)]
 pub(crate) struct Claims {
@@ -30,9 +27,7 @@ impl Claims {
     pub(super) fn claim(shared: &Arc<Shared>, hello: &Hello) -> Result<Claim, Refused> {
         let superseded = Arc::new(Notify::new());
         let entry = (hello.incarnation, Arc::clone(&superseded));
-        let mut of_node = lock(&shared.claims.of_node);
-        let count = of_node.len();
-        match of_node.entry(hello.node) {
+        match lock(&shared.claims.of_node).entry(hello.node) {
             Entry::Occupied(mut held) if held.get().0 == hello.incarnation => {
                 let (_, older) = held.insert(entry);
                 older.notify_one();
@@ -42,9 +37,6 @@ impl Claims {
                 return Err(Refused::because(format!(
                     "two nodes claim the id {node}: data directories {there:032x} and {here:032x}; give each node its own id"
                 )));
-            }
-            Entry::Vacant(_) if count >= CLAIMS_MAX => {
-                return Err(Refused::because(format!("{count} other nodes are connected already")));
             }
             Entry::Vacant(free) => {
                 free.insert(entry);

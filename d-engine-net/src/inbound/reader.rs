@@ -1,10 +1,9 @@
-//! The thread that reads what a peer sends.
+//! What a peer sends, from frames to the node.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use d_engine_raft::Message;
-use tokio::sync::mpsc;
+use tokio::io::AsyncRead;
 
 use super::Refused;
 use crate::Hello;
@@ -17,76 +16,49 @@ use crate::peer::{PeerEvent, Shared, lock};
 /// Messages that have arrived are passed on together, up to so many.
 const TOGETHER_MAX: usize = 1024;
 
-pub(super) struct Reader {
-    frames: FrameReader,
-    shared: Arc<Shared>,
+pub(super) struct Reader<'a> {
+    shared: &'a Arc<Shared>,
     /// What the peer says of itself; node and incarnation never change.
-    remote: Arc<Mutex<Hello>>,
+    remote: &'a Mutex<Hello>,
     from: u64,
     incarnation: u128,
-    /// Nothing is passed on any more.
-    over: Arc<AtomicBool>,
-    refusals: mpsc::UnboundedSender<Refused>,
     messages: Vec<Message>,
 }
 
-impl Reader {
-    pub(super) fn new(
-        frames: FrameReader,
-        shared: &Arc<Shared>,
-        remote: &Arc<Mutex<Hello>>,
-        over: &Arc<AtomicBool>,
-        refusals: mpsc::UnboundedSender<Refused>,
-    ) -> Self {
+impl<'a> Reader<'a> {
+    pub(super) fn new(shared: &'a Arc<Shared>, remote: &'a Mutex<Hello>) -> Self {
         let (from, incarnation) = {
             let remote = lock(remote);
             (remote.node, remote.incarnation)
         };
-        Self {
-            frames,
-            shared: Arc::clone(shared),
-            remote: Arc::clone(remote),
-            from,
-            incarnation,
-            over: Arc::clone(over),
-            refusals,
-            messages: Vec::new(),
-        }
+        Self { shared, remote, from, incarnation, messages: Vec::new() }
     }
 
-    /// Passes messages on until the connection ends; once it is over, only waits until the peer has noticed.
-    pub(super) fn run(mut self) {
-        let refused = loop {
-            let taken = match self.frames.read() {
-                Ok(_) if self.is_over() => break None,
-                Ok(frame) => self.take(frame),
+    /// Passes messages on until the connection ends, or its peer is to be refused.
+    pub(super) async fn run<R: AsyncRead + Unpin>(&mut self, frames: &mut FrameReader<R>) -> Option<Refused> {
+        loop {
+            let outcome = match frames.read().await {
+                // What the socket brings after the end of the node is nobody's.
+                Ok(_) if self.shared.is_stopped() => return None,
+                Ok(frame) => self.take(frame, frames.has_frame()),
                 Err(ReadError::Malformed(why)) => Err(Refused::because(format!("malformed frame: {why}"))),
                 Err(ReadError::Broken(error)) => {
                     tracing::debug!(from = self.from, %error, "a peer's connection ended");
-                    return self.pass_on();
+                    self.pass_on();
+                    return None;
                 }
             };
-            if let Err(refused) = taken {
-                break Some(refused);
+            if let Err(refused) = outcome {
+                return Some(refused);
             }
-        };
-        if let Some(refused) = refused {
-            self.over.store(true, Ordering::Release);
-            // Whoever is to tell the peer may have gone.
-            let _ = self.refusals.send(refused);
         }
-        self.frames.drain();
     }
 
-    fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire) || self.shared.is_stopped()
-    }
-
-    fn take(&mut self, frame: Option<Frame>) -> Result<(), Refused> {
+    fn take(&mut self, frame: Option<Frame>, is_another_there: bool) -> Result<(), Refused> {
         match frame {
             Some(Frame::Messages(batch)) => {
                 let outcome = self.gather(batch);
-                if outcome.is_err() || self.messages.len() >= TOGETHER_MAX || !self.frames.has_frame() {
+                if outcome.is_err() || self.messages.len() >= TOGETHER_MAX || !is_another_there {
                     // Those before one that is malformed count.
                     self.pass_on();
                 }
@@ -112,7 +84,7 @@ impl Reader {
 
     fn pass_on(&mut self) {
         let messages = std::mem::take(&mut self.messages);
-        if !messages.is_empty() && !self.is_over() {
+        if !messages.is_empty() {
             (self.shared.sink)(PeerEvent::Messages { from: self.from, messages });
         }
     }
@@ -122,7 +94,7 @@ impl Reader {
         if (hello.node, hello.incarnation) != (self.from, self.incarnation) {
             return Err(Refused::because(format!("node {} became another on one connection", self.from)));
         }
-        *lock(&self.remote) = hello.clone();
+        *lock(self.remote) = hello.clone();
         self.shared.greeted_by(&hello);
         let objection = hello.objection(&self.shared.hello.borrow());
         objection.map_or(Ok(()), |why| Err(Refused::because(why)))
