@@ -56,12 +56,10 @@ async fn route(socket: TcpStream, peers: Arc<Shared>, callers: mpsc::Sender<Acce
     };
     match peeked {
         Ok(Ok(1)) if first[0] == PREAMBLE[0] => inbound::serve(socket, peers, stop).await,
-        Ok(Ok(1)) => {
-            // Without it, small answers wait for acknowledgements of those before.
-            if socket.set_nodelay(true).is_ok() {
-                // The gRPC server is gone: so will the connection be.
-                let _ = callers.send(Ok(socket)).await;
-            }
+        // Without it, small answers wait for acknowledgements of those before.
+        Ok(Ok(1)) if socket.set_nodelay(true).is_ok() => {
+            // The gRPC server may be gone: so is the connection then.
+            let _ = callers.send(Ok(socket)).await;
         }
         // Nothing was said, or the connection ended.
         _ => {}
