@@ -122,7 +122,6 @@ impl Inbound {
         let remote = Mutex::new(remote);
         let mut reader = Reader::new(&self.shared, &remote);
         let refused = tokio::select! {
-            biased;
             refused = reader.run(&mut frames) => refused,
             () = self.stop.reached(Phase::Stopping) => None,
             () = self.shared.stopped() => None,

@@ -28,16 +28,20 @@ pub(super) type Accepted = Result<TcpStream, Infallible>;
 pub(super) async fn accept(listener: TcpListener, peers: Arc<Shared>, callers: mpsc::Sender<Accepted>, stop: Stop) {
     let mut connections = JoinSet::new();
     let mut stopping = stop.clone();
+    let mut has_failed = false;
     loop {
         tokio::select! {
             () = stopping.reached(Phase::Stopping) => break,
             accepted = listener.accept() => match accepted {
                 Ok((socket, _)) => {
+                    has_failed = false;
                     connections.spawn(route(socket, Arc::clone(&peers), callers.clone(), stop.clone()));
                 }
                 Err(error) => {
                     // No file descriptor is left, or the other side has gone already.
-                    peers.warn_once(&format!("a connection cannot be accepted: {error}"));
+                    if !std::mem::replace(&mut has_failed, true) {
+                        tracing::warn!(%error, "a connection cannot be accepted; trying again");
+                    }
                     sleep(PAUSE).await;
                 }
             },
