@@ -27,12 +27,7 @@ impl KvCalls for Shared {
 
     async fn ask(&self, query: KvQuery, mode: ReadMode) -> Result<(LogId, KvAnswer)> {
         self.check_key_value()?;
-        let bytes = if let KvQuery::Get { key } = &query { key.len() } else { query.encode().len() };
-        self.make_fresh(bytes, mode).await?;
-        match self.with_machine(|machine| machine.answer(&query))? {
-            Some((answer, at)) => Ok((at, answer)),
-            None => answer_of(self.read_here(query.encode())?),
-        }
+        self.ask_typed(query, mode).await
     }
 
     async fn watch(&self, watch: KvWatch) -> Result<WatchStream> {
@@ -48,6 +43,16 @@ impl KvCalls for Shared {
 }
 
 impl Shared {
+    /// Asks the built-in machine, in plain types if it can.
+    pub(crate) async fn ask_typed(&self, query: KvQuery, mode: ReadMode) -> Result<(LogId, KvAnswer)> {
+        let bytes = if let KvQuery::Get { key } = &query { key.len() } else { query.encode().len() };
+        self.make_fresh(bytes, mode).await?;
+        match self.with_machine(|machine| machine.answer(&query))? {
+            Some((answer, at)) => Ok((at, answer)),
+            None => answer_of(self.read_here(query.encode())?),
+        }
+    }
+
     /// Begins a watch on this node's own machine. A node that serves no more refuses: nothing would ever be told.
     pub(crate) fn begin_watch(&self, request: Bytes, sink: Box<dyn WatchSink>) -> Result<()> {
         self.check_serves()?;

@@ -340,9 +340,7 @@ impl Runtime {
             // While the state machine hangs, callers give up and others come.
             self.work.idle_jobs.done(queue.retain(|job| !job.is_idle()));
         }
-        for (to, message) in self.work.sends.drain(..) {
-            self.wire.send(to, message);
-        }
+        self.wire.send(&mut self.work.sends);
     }
 
     fn take_commands(&mut self) {
