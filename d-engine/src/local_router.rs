@@ -112,22 +112,32 @@ impl LocalRouter {
         })
     }
 
-    pub(crate) fn send(&self, from: NodeId, to: NodeId, message: Message) {
+    /// Carries messages, or loses them. What one peer is told arrives at once, in order: it then handles it in one round.
+    pub(crate) fn send(&self, from: NodeId, messages: &mut Vec<(NodeId, Message)>) {
         #[cfg(feature = "testing")]
         {
             // Not within the condition, which would keep the lock while the message is carried.
             let weather = self.look().weather.clone();
             if let Some(weather) = weather {
-                return weather.carry(self, from, to, message);
+                return messages.drain(..).for_each(|(to, message)| weather.carry(self, from, to, message));
             }
         }
-        self.deliver(from, to, message);
+        // Stable: the order of what goes to one peer stays.
+        messages.sort_by_key(|(to, _)| *to);
+        let mut messages = messages.drain(..).peekable();
+        while let Some((to, first)) = messages.next() {
+            let mut together = vec![first];
+            while let Some((_, message)) = messages.next_if(|(next, _)| *next == to) {
+                together.push(message);
+            }
+            self.deliver(from, to, together);
+        }
     }
 
-    /// Hands a message over now.
-    pub(crate) fn deliver(&self, from: NodeId, to: NodeId, message: Message) {
+    /// Hands messages over now.
+    pub(crate) fn deliver(&self, from: NodeId, to: NodeId, messages: Vec<Message>) {
         // A node that takes no calls any more still hands leadership over: its inbox says when it has ended.
-        if self.connected(from, to).is_some_and(|receiver| receiver.inbox.deliver(from, vec![message])) {
+        if self.connected(from, to).is_some_and(|receiver| receiver.inbox.deliver(from, messages)) {
             return;
         }
         if let Some(sender) = self.connected(from, from) {

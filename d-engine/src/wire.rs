@@ -26,10 +26,8 @@ impl Wire {
                 }
             }
             Self::InProcess { from, router } => {
-                for (to, message) in messages.drain(..) {
-                    crate::budget::sent(*from, to, &message);
-                    router.send(*from, to, message);
-                }
+                messages.iter().for_each(|(to, message)| crate::budget::sent(*from, *to, message));
+                router.send(*from, messages);
             }
             #[cfg(feature = "server")]
             Self::Network { from, peers } => {

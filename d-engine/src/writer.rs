@@ -77,14 +77,14 @@ impl Writer {
         let polled = catch_unwind(AssertUnwindSafe(poll));
         drop(context);
         match polled {
-            Ok(Poll::Ready(Ok(()))) => return Ok(Some(seq)),
+            Ok(Poll::Ready(Ok(()))) => Ok(Some(seq)),
             Ok(Poll::Pending) => {
                 tracing::warn!("the store waits although it has promised not to; from now on its thread writes");
                 self.here = None;
                 self.handed = Some(seq);
                 // A node that ends has been told nothing of it.
                 let _ = self.queue.push(DiskJob::Begun { seq, writing });
-                return Ok(None);
+                Ok(None)
             }
             Ok(Poll::Ready(Err(error))) => {
                 self.has_failed = true;

@@ -311,7 +311,7 @@ fn what_a_follower_applies_is_left_to_gather_unless_a_reader_waits() {
     let by_me = || stage.machine.applied.lock().unwrap().last().is_some_and(|(_, on)| *on == me);
     while !by_me() {
         // Unless the apply thread has been at it.
-        let _ = stage.commit();
+        drop(stage.commit());
         let answer = read();
         stage.applying.drive(&stage.inbox);
         answer.blocking_recv().unwrap().unwrap();

@@ -36,13 +36,13 @@ impl Weather {
     pub(crate) fn carry(&self, router: &LocalRouter, from: NodeId, to: NodeId, message: Message) {
         match self.next(from, to) {
             None => {}
-            Some(Duration::ZERO) => router.deliver(from, to, message),
+            Some(Duration::ZERO) => router.deliver(from, to, vec![message]),
             Some(delay) => {
                 let router = router.clone();
                 // Ends by itself; whether the link is there is seen on arrival.
                 self.runtime.spawn(async move {
                     tokio::time::sleep(delay).await;
-                    router.deliver(from, to, message);
+                    router.deliver(from, to, vec![message]);
                 });
             }
         }
