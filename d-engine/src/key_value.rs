@@ -27,12 +27,13 @@ impl KvCalls for Shared {
 
     async fn ask(&self, query: KvQuery, mode: ReadMode) -> Result<(LogId, KvAnswer)> {
         self.check_key_value()?;
-        let bytes = if let KvQuery::Get { key } = &query { key.len() } else { query.encode().len() };
-        self.make_fresh(bytes, mode).await?;
-        match self.with_machine(|machine| machine.answer(&query))? {
-            Some((answer, at)) => Ok((at, answer)),
-            None => answer_of(self.read_here(query.encode())?),
-        }
+        self.make_fresh(query.encoded_len(), mode).await?;
+        self.answer(&query)
+    }
+
+    fn ask_at_once(&self, query: &KvQuery, mode: ReadMode) -> Option<Result<(LogId, KvAnswer)>> {
+        let is_fresh = self.is_fresh(mode);
+        is_fresh.then(|| self.check_key_value().and_then(|()| self.answer(query)))
     }
 
     async fn watch(&self, watch: KvWatch) -> Result<WatchStream> {
@@ -48,6 +49,14 @@ impl KvCalls for Shared {
 }
 
 impl Shared {
+    /// Asks this node's own machine as it is.
+    fn answer(&self, query: &KvQuery) -> Result<(LogId, KvAnswer)> {
+        match self.with_machine(|machine| machine.answer(query))? {
+            Some((answer, at)) => Ok((at, answer)),
+            None => answer_of(self.read_here(query.encode())?),
+        }
+    }
+
     /// Begins a watch on this node's own machine. A node that serves no more refuses: nothing would ever be told.
     pub(crate) fn begin_watch(&self, request: Bytes, sink: Box<dyn WatchSink>) -> Result<()> {
         self.check_serves()?;
