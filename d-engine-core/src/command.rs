@@ -30,7 +30,7 @@ pub use outcome::{KvOpResult, KvOutcome};
 pub use query::{KvAnswer, KvQuery};
 pub use record::KvRecord;
 pub use reject::KvReject;
-pub use session::{KvRequest, SessionHeader};
+pub use session::{EncodedPut, KvRequest, SessionHeader};
 pub use span::KeySpan;
 pub use txn::{KvCompare, KvTest, KvTxn, Relation};
 pub use watch::{KvChange, KvWatch, WatchEnd, WatchMessage};

@@ -4,7 +4,7 @@
 //! entries and stored state alone.
 
 use bytes::Bytes;
-use d_engine_core::command::SessionHeader;
+use d_engine_core::command::{EncodedPut, SessionHeader, check_key};
 use d_engine_core::{
     Entry, EntryKind, Error, KvCommand, KvOutcome, KvReject, KvRequest, KvStore, LogId, Result, WriteBatch,
 };
@@ -68,19 +68,26 @@ pub(crate) fn evaluate(
     Ok(Evaluated { responses, batch, book, changes })
 }
 
-/// A command with the place of its key, where it is about one; or why it is refused, whatever the state.
-type Work = Result<(KvCommand, usize), KvReject>;
+/// What an entry asks for; or why it is refused, whatever the state.
+type Work<'a> = Result<Task<'a>, KvReject>;
 
-enum Step {
+enum Task<'a> {
+    /// Sets the key at a place.
+    Put { value: &'a [u8], place: usize },
+    /// A command with the place of its key, where it is about one.
+    Other(KvCommand, usize),
+}
+
+enum Step<'a> {
     /// Applied before.
     Skip,
     Run {
         session: Option<SessionHeader>,
-        work: Work,
+        work: Work<'a>,
     },
 }
 
-fn decode(chunk: &[Entry], last_applied: LogId, overlay: &mut Overlay<'_>) -> Result<Vec<Step>> {
+fn decode<'a>(chunk: &'a [Entry], last_applied: LogId, overlay: &mut Overlay<'_>) -> Result<Vec<Step<'a>>> {
     let mut before = 0;
     let mut steps = Vec::with_capacity(chunk.len());
     for entry in chunk {
@@ -96,13 +103,17 @@ fn decode(chunk: &[Entry], last_applied: LogId, overlay: &mut Overlay<'_>) -> Re
     Ok(steps)
 }
 
-fn decode_command(entry: &Entry, overlay: &mut Overlay<'_>) -> Result<Step> {
+fn decode_command<'a>(entry: &'a Entry, overlay: &mut Overlay<'_>) -> Result<Step<'a>> {
+    if let Some(EncodedPut { session, key, value, .. }) = EncodedPut::of(&entry.data) {
+        let work = check_key(key).map(|()| Task::Put { value, place: overlay.reserve(key) });
+        return Ok(Step::Run { session, work });
+    }
     match KvRequest::decode_bytes(entry.data.clone()) {
         Ok(KvRequest { session, command, .. }) => {
             // Only the limits of every replica: that of values is a server's configuration, on which no result may depend.
             let work = command.check(usize::MAX).map(|()| {
                 let place = reserve(&command, overlay);
-                (command, place)
+                Task::Other(command, place)
             });
             Ok(Step::Run { session, work })
         }
@@ -117,7 +128,7 @@ fn decode_command(entry: &Entry, overlay: &mut Overlay<'_>) -> Result<Step> {
 /// Makes places for the keys that the command names, so that the whole chunk's are read at once.
 fn reserve(command: &KvCommand, overlay: &mut Overlay<'_>) -> usize {
     match command {
-        KvCommand::Put { key, .. } | KvCommand::Delete { key } | KvCommand::Cas { key, .. } => overlay.reserve(key),
+        KvCommand::Delete { key } | KvCommand::Cas { key, .. } => overlay.reserve(key),
         KvCommand::PutWith(put) => overlay.reserve(&put.key),
         KvCommand::Txn(txn) => {
             for compare in &txn.compares {
@@ -130,16 +141,17 @@ fn reserve(command: &KvCommand, overlay: &mut Overlay<'_>) -> usize {
     }
 }
 
-fn run(work: Work, index: u64, overlay: &mut Overlay<'_>, tables: &mut Tables) -> Result<KvOutcome> {
+fn run(work: Work<'_>, index: u64, overlay: &mut Overlay<'_>, tables: &mut Tables) -> Result<KvOutcome> {
     match work {
-        Ok((command, place)) => Run { index, overlay, tables }.run(command, place),
+        Ok(Task::Put { value, place }) => Ok(Run { index, overlay, tables }.put_value(place, value)),
+        Ok(Task::Other(command, place)) => Run { index, overlay, tables }.run(command, place),
         Err(reject) => Ok(KvOutcome::Rejected(reject)),
     }
 }
 
 fn run_in_session(
     header: SessionHeader,
-    work: Work,
+    work: Work<'_>,
     index: u64,
     overlay: &mut Overlay<'_>,
     tables: &mut Tables,

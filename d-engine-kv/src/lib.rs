@@ -18,6 +18,7 @@ mod record;
 mod run;
 mod scan;
 mod sessions;
+mod shown_book;
 mod snapshot;
 mod tables;
 mod watch;

@@ -20,6 +20,7 @@ use crate::layout::{BOOKKEEPING_KEY, Bookkeeping, store_key, with_store_key};
 use crate::lease_clock::LeaseClock;
 use crate::query::answer;
 use crate::record::Record;
+use crate::shown_book::ShownBook;
 use crate::snapshot;
 use crate::tables::Tables;
 use crate::watch::{HISTORY_BYTES, Watches};
@@ -42,7 +43,7 @@ pub struct KvStateMachine {
     /// for which it is what makes several reads one point in time.
     applying: RwLock<Live>,
     /// What the store's bookkeeping record says; never ahead of it.
-    book: Mutex<Bookkeeping>,
+    book: ShownBook,
     clock: Mutex<Clock>,
     watches: Watches,
     compression: SnapshotCompression,
@@ -85,7 +86,7 @@ impl KvStateMachine {
             store,
             has_views,
             applying: RwLock::new(Live { tables, stale: false }),
-            book: Mutex::new(book),
+            book: ShownBook::new(book),
             clock: Mutex::default(),
             watches: Watches::new(book.revision, HISTORY_BYTES),
             compression: SnapshotCompression::None,
@@ -97,7 +98,7 @@ impl KvStateMachine {
     /// was kept so far is forgotten, and watchers that there are are ended.
     #[must_use]
     pub fn with_watch_history(mut self, bytes: usize) -> Self {
-        let revision = self.book().revision;
+        let revision = self.book.now().revision;
         self.watches = Watches::new(revision, bytes);
         self
     }
@@ -118,11 +119,10 @@ impl KvStateMachine {
         }
         // Until the batch is written, or if anything below fails or panics.
         live.stale = true;
-        let before = *self.book();
+        let before = self.book.now();
         let evaluated = evaluate(&*self.store, before, &mut live.tables, chunk)?;
         if let Some(batch) = evaluated.batch {
-            self.store.write(batch)?;
-            *self.book() = evaluated.book;
+            self.book.change(|| self.store.write(batch).map(|()| evaluated.book))?;
             self.restart_leases(&mut live.tables);
             self.watches.publish(evaluated.changes);
         }
@@ -145,7 +145,6 @@ impl KvStateMachine {
     /// The whole state was replaced by what the store now holds.
     fn replaced(&self, live: &mut Live, book: Bookkeeping) -> Result<()> {
         live.stale = true;
-        *self.book() = book;
         self.clock().leases.end();
         self.watches.reset(book.revision);
         live.tables = Tables::load(&Present(&*self.store))?;
@@ -187,22 +186,19 @@ impl KvStateMachine {
         check_key(key).map_err(|reject| Error::invalid(reject.to_string()))?;
         let no_writer = || self.applying.read().unwrap_or_else(PoisonError::into_inner);
         let _no_writer = (!self.has_views).then(no_writer);
+        if let Some((record, book)) = self.book.beside(|| with_store_key(key, |key| self.store.get(key)))? {
+            return answer_get(key, record, &book);
+        }
+        // Somebody writes: both in one look.
         let found = self.store.get_many(&[Bytes::from_static(BOOKKEEPING_KEY), store_key(key)])?;
         let Ok([book, record]) = <[_; 2]>::try_from(found) else {
             return Err(Error::backend("KvStore::get_many did not give one value for each of two keys"));
         };
-        let book = Bookkeeping::of(book)?;
-        let record = record.map(Record::decode).transpose()?.map(|record| record.with_key(key.clone()));
-        Ok((KvAnswer::Get { record, revision: book.revision }, book.last_applied))
+        answer_get(key, record, &Bookkeeping::of(book)?)
     }
 
     fn clock(&self) -> MutexGuard<'_, Clock> {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    // A poisoned lock is used on: what it guards is replaced whole, after the store's write has returned.
-    fn book(&self) -> MutexGuard<'_, Bookkeeping> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -260,11 +256,11 @@ impl StateMachine for KvStateMachine {
     }
 
     fn len(&self) -> usize {
-        usize::try_from(self.book().keys).unwrap_or(usize::MAX)
+        usize::try_from(self.book.now().keys).unwrap_or(usize::MAX)
     }
 
     fn last_applied(&self) -> LogId {
-        self.book().last_applied
+        self.book.now().last_applied
     }
 
     fn snapshot_metadata(&self) -> Option<SnapshotMetadata> {
@@ -290,7 +286,7 @@ impl StateMachine for KvStateMachine {
     async fn apply_snapshot_from_file(&self, metadata: &SnapshotMetadata, path: PathBuf) -> Result<(), Error> {
         let verified = snapshot::Verified::open(metadata, &path)?;
         let mut live = self.applying.write().unwrap_or_else(PoisonError::into_inner);
-        let book = verified.install(&*self.store)?;
+        let book = self.book.change(|| verified.install(&*self.store))?;
         self.replaced(&mut live, book)
     }
 
@@ -304,8 +300,9 @@ impl StateMachine for KvStateMachine {
 
     async fn reset(&self) -> Result<(), Error> {
         let mut live = self.applying.write().unwrap_or_else(PoisonError::into_inner);
-        self.store.replace_all(&mut std::iter::empty())?;
-        self.replaced(&mut live, Bookkeeping::default())
+        let emptied = || self.store.replace_all(&mut std::iter::empty()).map(|()| Bookkeeping::default());
+        let book = self.book.change(emptied)?;
+        self.replaced(&mut live, book)
     }
 
     fn leadership(&self, leads: bool, now: Duration) {
@@ -342,8 +339,13 @@ impl StateMachine for KvStateMachine {
 
 impl fmt::Debug for KvStateMachine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KvStateMachine").field("book", &*self.book()).finish_non_exhaustive()
+        f.debug_struct("KvStateMachine").field("book", &self.book.now()).finish_non_exhaustive()
     }
+}
+
+fn answer_get(key: &Bytes, record: Option<Bytes>, book: &Bookkeeping) -> Result<(KvAnswer, LogId)> {
+    let record = record.map(Record::decode).transpose()?.map(|record| record.with_key(key.clone()));
+    Ok((KvAnswer::Get { record, revision: book.revision }, book.last_applied))
 }
 
 fn view_not_run() -> Error {

@@ -7,6 +7,7 @@ use std::hash::BuildHasher;
 
 use bytes::Bytes;
 use d_engine_core::{Direction, Error, KvStore, Result, WriteBatch, compact_bytes};
+use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::layout::{Bookkeeping, Place, StoreKeys, StoreRange, leased_key, user_key};
@@ -70,6 +71,19 @@ impl Places {
         self.table.find(hash, |place| keys[*place][1..] == *user_key).copied()
     }
 
+    /// [`find`](Places::find) that gives the place behind `keys` to a key that has none, to be filled by the caller.
+    fn find_or_add(&mut self, keys: &[Bytes], user_key: &[u8]) -> Option<usize> {
+        let hash = |place: &usize| self.hasher.hash_one(&keys[*place][1..]);
+        let is_it = |place: &usize| keys[*place][1..] == *user_key;
+        match self.table.entry(self.hasher.hash_one(user_key), is_it, hash) {
+            Entry::Occupied(found) => Some(*found.get()),
+            Entry::Vacant(free) => {
+                free.insert(keys.len());
+                None
+            }
+        }
+    }
+
     /// Adds the last of `keys`, which is not there yet.
     fn push(&mut self, keys: &[Bytes]) {
         let hash = |place: &usize| self.hasher.hash_one(&keys[*place][1..]);
@@ -96,11 +110,12 @@ impl<'a> Overlay<'a> {
 
     /// Makes a place for a user's key, to be filled by [`load`](Overlay::load).
     pub(crate) fn reserve(&mut self, user_key: &[u8]) -> usize {
-        if let Some(place) = self.places.find(&self.keys, user_key) {
+        if let Some(place) = self.places.find_or_add(&self.keys, user_key) {
             return place;
         }
-        let key = self.short_lived.make(user_key);
-        self.insert(key, None)
+        self.keys.push(self.short_lived.make(user_key));
+        self.slots.push(Slot::default());
+        self.slots.len() - 1
     }
 
     fn insert(&mut self, key: Bytes, now: Option<Record>) -> usize {
@@ -193,10 +208,9 @@ impl<'a> Overlay<'a> {
         let slot = &mut self.slots[place];
         let lease_of = |record: &Option<Record>| record.as_ref().map_or(0, |record| record.lease);
         let (from, to) = (lease_of(&slot.now), lease_of(&record));
-        let bytes_of = |record: &Record| record.bytes().clone();
-        let prev = slot.now.as_ref().map(bytes_of);
-        self.changes.push(Change { revision, key, record: record.as_ref().map(bytes_of), prev });
-        slot.now = record;
+        let stored = record.as_ref().map(|record| record.bytes().clone());
+        let prev = std::mem::replace(&mut slot.now, record).map(Record::into_bytes);
+        self.changes.push(Change { revision, key, record: stored, prev });
         slot.changed = true;
         if from == 0 && to == 0 {
             return;

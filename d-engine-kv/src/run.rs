@@ -65,12 +65,16 @@ impl Run<'_, '_> {
         Ok(outcome)
     }
 
+    /// Carries [`KvCommand::Put`] out, which is never refused.
+    pub(crate) fn put_value(self, place: usize, value: &[u8]) -> KvOutcome {
+        self.overlay.begin();
+        self.overlay.put(place, value, 0, &mut self.tables.leases);
+        self.tables.leases.remove_emptied();
+        KvOutcome::Put { revision: self.revision() }
+    }
+
     fn perform(&mut self, command: KvCommand, place: usize) -> Outcome<KvOutcome> {
         Ok(match command {
-            KvCommand::Put { value, .. } => {
-                self.overlay.put(place, &value, 0, &mut self.tables.leases);
-                KvOutcome::Put { revision: self.revision() }
-            }
             KvCommand::Delete { .. } => {
                 let existed = self.overlay.delete(place, &mut self.tables.leases);
                 KvOutcome::Deleted { revision: self.revision(), existed }

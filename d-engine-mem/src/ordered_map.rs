@@ -10,6 +10,8 @@
 //!
 //! The map knows nothing of locks or durability.
 
+mod ahead;
+mod chunks;
 mod leaf;
 mod places;
 
@@ -19,7 +21,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use d_engine_core::{Direction, Error, KeyRange, KvView, Result, WriteBatch, WriteOp};
 
-use leaf::{Hashing, KeyHeads, Leaf, Pair};
+use ahead::{GROUP, Likely};
+use chunks::{Chunk, Chunks};
+use leaf::{Hashing, KeyHeads, Pair};
 
 /// Pairs that a chunk holds before it is split. Small in unit tests, so that short inputs split and merge.
 const CHUNK_MAX: usize = if cfg!(test) { 8 } else { 256 };
@@ -27,57 +31,15 @@ const CHUNK_MAX: usize = if cfg!(test) { 8 } else { 256 };
 const CHUNK_FILL: usize = CHUNK_MAX * 3 / 4;
 /// A chunk smaller than this is merged into a neighbour if one has room.
 const CHUNK_MIN: usize = CHUNK_MAX / 4;
-
-/// Never without pairs; `first` is the first pair's key, kept here so that a search need not visit the chunk, and `head` its
-/// beginning, so that a search need not visit the key either.
-#[derive(Debug, Clone)]
-struct Chunk {
-    head: u128,
-    first: Bytes,
-    leaf: Arc<Leaf>,
-}
-
-impl Chunk {
-    fn new(pairs: Vec<Pair>, hashing: &Hashing) -> Self {
-        debug_assert!(!pairs.is_empty(), "a chunk is never empty");
-        let first = pairs[0].key().clone();
-        Self { head: head(&first), first, leaf: Arc::new(Leaf::new(pairs, hashing)) }
-    }
-
-    fn pairs(&self) -> &[Pair] {
-        self.leaf.pairs()
-    }
-
-    /// Where a key would be that is not there.
-    fn place_for(&self, head: u128, key: &[u8]) -> usize {
-        self.leaf.place_for(key, KeyHeads { asked: head, of_leaf: self.head })
-    }
-
-    fn begin_at(&mut self, first: Bytes) {
-        self.head = head(&first);
-        self.first = first;
-    }
-}
-
-/// The first sixteen bytes as a number; zeros where there are fewer. Of two keys with different heads the one with the lesser
-/// head is the lesser; equal heads say nothing.
-fn head(key: &[u8]) -> u128 {
-    match key.first_chunk::<16>() {
-        Some(bytes) => u128::from_be_bytes(*bytes),
-        None => {
-            let mut padded = [0; 16];
-            padded[..key.len()].copy_from_slice(key);
-            u128::from_be_bytes(padded)
-        }
-    }
-}
+/// So many keys are looked up one by one.
+const FEW: usize = 2;
 
 /// An ordered map of byte strings; cloning it is O(1) and gives a view that later writes do not change.
 ///
 /// `get` is O(log n), a write O(log n) plus the copy of one chunk that a view still shares.
 #[derive(Debug, Clone, Default)]
 pub struct OrderedMap {
-    chunks: Arc<Vec<Chunk>>,
+    chunks: Arc<Chunks>,
     len: usize,
     hashing: Hashing,
 }
@@ -94,7 +56,7 @@ impl OrderedMap {
     /// The iterator's first error; `Invalid` for a key that is not above the one before it.
     pub fn from_sorted(sorted: impl IntoIterator<Item = Result<(Bytes, Bytes)>>) -> Result<Self> {
         let hashing = Hashing::default();
-        let mut chunks: Vec<Chunk> = Vec::new();
+        let mut chunks = Chunks::default();
         let mut filling: Vec<Pair> = Vec::new();
         let mut len = 0;
         for pair in sorted {
@@ -128,48 +90,49 @@ impl OrderedMap {
 
     /// The value of `key`.
     pub fn get(&self, key: &[u8]) -> Option<&Bytes> {
-        let hash = self.hashing.hash(key);
-        let chunk = self.chunks.get(chunk_of(&self.chunks, head(key), key))?;
-        let at = chunk.leaf.find(key, hash)?;
-        Some(chunk.pairs()[at].value())
+        self.get_at(key, self.likely(key))
     }
 
-    /// The values of several keys.
-    ///
-    /// First all are found and looked at, then all references are counted: a processor waits for many cache lines at a time as
-    /// long as it only reads, and for one after the other where it counts.
+    fn get_at(&self, key: &[u8], likely: Likely) -> Option<&Bytes> {
+        let leaf = &self.chunks.get(likely.chunk)?.leaf;
+        leaf.find(key, likely.hash).map(|at| leaf.pairs()[at].value())
+    }
+
+    /// The values of several keys, which are found faster together than one by one.
     pub fn get_many(&self, keys: &[Bytes]) -> Vec<Option<Bytes>> {
-        if keys.len() <= 2 {
+        if keys.len() <= FEW {
             return keys.iter().map(|key| self.get(key).cloned()).collect();
         }
-        let found: Vec<_> = keys.iter().map(|key| self.get(key)).collect();
-        for value in found.iter().flatten() {
-            std::hint::black_box(value.first());
+        let mut values = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(GROUP) {
+            let likely = self.look_ahead(keys.iter().map(AsRef::as_ref));
+            values.extend(keys.iter().zip(likely).map(|(key, likely)| self.get_at(key, likely).cloned()));
         }
-        found.into_iter().map(Option::<&Bytes>::cloned).collect()
+        values
     }
 
     /// Sets `key` and returns the value it had.
     pub fn insert(&mut self, key: Bytes, value: Bytes) -> Option<Bytes> {
-        self.exchange(key, value).map(|(_, value)| value)
+        let likely = self.likely(&key);
+        self.exchange(key, value, likely).map(|(_, value)| value)
     }
 
     /// [`insert`](OrderedMap::insert) that returns the pair there was. The new key takes the place of the old one, because
     /// key and value may be slices of one allocation, which then goes as a whole.
-    fn exchange(&mut self, key: Bytes, value: Bytes) -> Option<(Bytes, Bytes)> {
-        let (head, hash) = (head(&key), self.hashing.hash(&key));
+    fn exchange(&mut self, key: Bytes, value: Bytes, likely: Likely) -> Option<(Bytes, Bytes)> {
+        let Likely { chunk: slot, head, hash } = likely;
         let chunks = Arc::make_mut(&mut self.chunks);
-        let slot = chunk_of(chunks, head, &key);
-        let Some(chunk) = chunks.get_mut(slot) else {
+        let Some(chunk) = chunks.get(slot) else {
             chunks.push(Chunk::new(vec![Pair::new(key, value)], &self.hashing));
             self.len = 1;
             return None;
         };
-        let found = chunk.leaf.find(&key, hash).map_or_else(|| Err(chunk.place_for(head, &key)), Ok);
+        let heads = KeyHeads { asked: head, of_leaf: chunks.head(slot) };
+        let found = chunk.leaf.find(&key, hash).map_or_else(|| Err(chunk.leaf.place_for(&key, heads)), Ok);
         if matches!(found, Ok(0) | Err(0)) {
-            chunk.begin_at(key.clone());
+            chunks.begin_at(slot, key.clone());
         }
-        let leaf = Arc::make_mut(&mut chunk.leaf);
+        let leaf = chunks.leaf_mut(slot);
         match found {
             Ok(at) => Some(leaf.replace(at, Pair::new(key, value)).into_key_value()),
             Err(at) => {
@@ -184,30 +147,26 @@ impl OrderedMap {
 
     /// Removes `key` and returns the value it had.
     pub fn remove(&mut self, key: &[u8]) -> Option<Bytes> {
-        self.take(key).map(|(_, value)| value)
+        self.take(key, self.likely(key)).map(|(_, value)| value)
     }
 
-    fn take(&mut self, key: &[u8]) -> Option<(Bytes, Bytes)> {
-        let hash = self.hashing.hash(key);
-        let slot = chunk_of(&self.chunks, head(key), key);
+    fn take(&mut self, key: &[u8], likely: Likely) -> Option<(Bytes, Bytes)> {
+        let Likely { chunk: slot, hash, .. } = likely;
         // Looked up first: removing a key that is not there copies nothing.
         let at = self.chunks.get(slot)?.leaf.find(key, hash)?;
         let chunks = Arc::make_mut(&mut self.chunks);
-        let chunk = &mut chunks[slot];
-        let leaf = Arc::make_mut(&mut chunk.leaf);
+        let leaf = chunks.leaf_mut(slot);
         let pair = leaf.remove(at, hash);
-        let len = leaf.pairs().len();
+        let first = leaf.pairs().first().map(|first| first.key().clone());
         self.len -= 1;
-        if at == 0
-            && let Some(first) = leaf.pairs().first()
-        {
-            let first = first.key().clone();
-            chunk.begin_at(first);
-        }
-        if len == 0 {
-            chunks.remove(slot);
-        } else if len < CHUNK_MIN {
-            maybe_merge(chunks, slot, &self.hashing);
+        match first {
+            None => _ = chunks.remove(slot),
+            Some(first) => {
+                if at == 0 {
+                    chunks.begin_at(slot, first);
+                }
+                chunks.maybe_merge(slot, &self.hashing);
+            }
         }
         Some(pair.into_key_value())
     }
@@ -215,14 +174,24 @@ impl OrderedMap {
     /// Applies the steps of a batch in order. Afterwards it holds what they took out of the map: whoever applies under a
     /// lock frees that without it, because each freed value is likely to be a cache miss or more.
     pub fn apply(&mut self, batch: &mut WriteBatch) {
-        for op in &mut batch.ops {
-            let taken = match op {
-                WriteOp::Put(key, value) => self.exchange(std::mem::take(key), std::mem::take(value)),
-                WriteOp::Delete(key) => self.take(key),
-            };
-            if let Some((key, value)) = taken {
-                *op = WriteOp::Put(key, value);
+        for ops in batch.ops.chunks_mut(GROUP) {
+            let likely = if ops.len() <= FEW { None } else { Some(self.look_ahead(ops.iter().map(key_of))) };
+            for (at, op) in ops.iter_mut().enumerate() {
+                self.apply_one(op, likely.as_ref().map(|likely| likely[at]));
             }
+        }
+    }
+
+    /// Applies one step; `likely` is where its key belonged before the steps in front of it.
+    fn apply_one(&mut self, op: &mut WriteOp, likely: Option<Likely>) {
+        let still_there = |likely: &Likely| self.chunks.is_of(likely.chunk, likely.head);
+        let likely = likely.filter(still_there).unwrap_or_else(|| self.likely(key_of(op)));
+        let taken = match op {
+            WriteOp::Put(key, value) => self.exchange(std::mem::take(key), std::mem::take(value), likely),
+            WriteOp::Delete(key) => self.take(key, likely),
+        };
+        if let Some((key, value)) = taken {
+            *op = WriteOp::Put(key, value);
         }
     }
 
@@ -263,6 +232,12 @@ impl OrderedMap {
     }
 }
 
+fn key_of(op: &WriteOp) -> &[u8] {
+    match op {
+        WriteOp::Put(key, _) | WriteOp::Delete(key) => key,
+    }
+}
+
 impl KvView for OrderedMap {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
         Ok(OrderedMap::get(self, key).cloned())
@@ -271,33 +246,6 @@ impl KvView for OrderedMap {
     fn scan(&self, range: KeyRange<'_>, limit: usize, direction: Direction) -> Result<Vec<(Bytes, Bytes)>, Error> {
         Ok(OrderedMap::scan(self, range, limit, direction))
     }
-}
-
-/// The chunk that holds `key`, whose head is given, or would: the last one that begins at or before it, else the first. The
-/// heads alone are searched without branches that a processor would have to guess.
-fn chunk_of(chunks: &[Chunk], head: u128, key: &[u8]) -> usize {
-    let mut behind = chunks.partition_point(|chunk| chunk.head < head);
-    if chunks.get(behind).is_some_and(|chunk| chunk.head == head) {
-        let equal = chunks[behind..].partition_point(|chunk| chunk.head == head);
-        behind += chunks[behind..behind + equal].partition_point(|chunk| chunk.first[..] <= *key);
-    }
-    behind.saturating_sub(1)
-}
-
-/// Moves the pairs of a small chunk into a neighbour with room, so that removals do not leave crumbs behind.
-fn maybe_merge(chunks: &mut Vec<Chunk>, slot: usize, hashing: &Hashing) {
-    let fits = |left: usize| {
-        left + 1 < chunks.len() && chunks[left].pairs().len() + chunks[left + 1].pairs().len() <= CHUNK_FILL
-    };
-    let left = if fits(slot) {
-        slot
-    } else if slot > 0 && fits(slot - 1) {
-        slot - 1
-    } else {
-        return;
-    };
-    let right = chunks.remove(left + 1);
-    Arc::make_mut(&mut chunks[left].leaf).append(Arc::unwrap_or_clone(right.leaf).into_pairs(), hashing);
 }
 
 /// A place between two pairs: in front of the pair it names. `pair` lies within its chunk, or is 0 after the last one.
@@ -397,10 +345,10 @@ mod tests {
 
     fn check_shape(map: &OrderedMap) {
         assert_eq!(map.len(), map.chunks.iter().map(|chunk| chunk.pairs().len()).sum::<usize>());
-        for chunk in map.chunks.iter() {
+        for (at, chunk) in map.chunks.iter().enumerate() {
+            assert_eq!(map.chunks.head(at), chunks::head(&chunk.first));
             assert!(!chunk.pairs().is_empty() && chunk.pairs().len() <= CHUNK_MAX);
             assert_eq!(chunk.first, chunk.pairs()[0].key());
-            assert_eq!(chunk.head, head(&chunk.first));
         }
         let keys: Vec<_> = map.range(KeyRange::ALL).map(|(key, _)| key).collect();
         assert!(keys.windows(2).all(|pair| pair[0] < pair[1]), "keys ascend strictly");
@@ -454,6 +402,35 @@ mod tests {
                     }
                 }
             }
+        }
+
+        #[test]
+        fn a_batch_does_what_its_steps_do_and_many_keys_are_found_as_one(
+            batches in prop::collection::vec(prop::collection::vec(op(), 0..120), 1..6),
+            asked in prop::collection::vec(key(), 0..70),
+        ) {
+            let (mut map, mut model) = (OrderedMap::new(), Model::new());
+            for ops in batches {
+                let mut batch = WriteBatch::new();
+                for op in ops {
+                    match op {
+                        Op::Put(key, value) => {
+                            batch.put(key.clone(), value.clone());
+                            model.insert(key, value);
+                        }
+                        Op::Delete(key) => {
+                            model.remove(&key);
+                            batch.delete(key);
+                        }
+                        Op::TakeView => {}
+                    }
+                }
+                map.apply(&mut batch);
+                same(&map, &model);
+            }
+            let found = map.get_many(&asked.iter().cloned().map(Bytes::from).collect::<Vec<_>>());
+            let expected: Vec<_> = asked.iter().map(|key| model.get(key).cloned().map(Bytes::from)).collect();
+            prop_assert_eq!(found, expected);
         }
 
         #[test]

@@ -30,6 +30,11 @@ impl KvCalls for Shared {
         self.ask_typed(query, mode).await
     }
 
+    fn ask_at_once(&self, query: &KvQuery, mode: ReadMode) -> Option<Result<(LogId, KvAnswer)>> {
+        let is_fresh = self.is_fresh(mode);
+        is_fresh.then(|| self.check_key_value().and_then(|()| self.answer(query)))
+    }
+
     async fn watch(&self, watch: KvWatch) -> Result<WatchStream> {
         self.check_key_value()?;
         let (sink, messages) = watch_queue();
@@ -45,9 +50,13 @@ impl KvCalls for Shared {
 impl Shared {
     /// Asks the built-in machine, in plain types if it can.
     pub(crate) async fn ask_typed(&self, query: KvQuery, mode: ReadMode) -> Result<(LogId, KvAnswer)> {
-        let bytes = if let KvQuery::Get { key } = &query { key.len() } else { query.encode().len() };
-        self.make_fresh(bytes, mode).await?;
-        match self.with_machine(|machine| machine.answer(&query))? {
+        self.make_fresh(query.encoded_len(), mode).await?;
+        self.answer(&query)
+    }
+
+    /// Asks this node's own machine as it is.
+    fn answer(&self, query: &KvQuery) -> Result<(LogId, KvAnswer)> {
+        match self.with_machine(|machine| machine.answer(query))? {
             Some((answer, at)) => Ok((at, answer)),
             None => answer_of(self.read_here(query.encode())?),
         }

@@ -252,13 +252,19 @@ impl Shared {
 
     /// Returns once this node's own copy is as fresh as `mode` asks for. A call of `bytes` waits meanwhile.
     pub(crate) async fn make_fresh(&self, bytes: usize, mode: ReadMode) -> Result<()> {
+        if self.is_fresh(mode) {
+            return Ok(());
+        }
+        let _place = self.enter(bytes)?;
+        self.confirm_read(mode == ReadMode::Lease).await
+    }
+
+    /// Whether this node's own copy is as fresh as `mode` asks for without asking anybody.
+    pub(crate) fn is_fresh(&self, mode: ReadMode) -> bool {
         match mode {
-            ReadMode::Local => Ok(()),
-            ReadMode::Lease if self.may_read_by_lease() => Ok(()),
-            ReadMode::Lease | ReadMode::Linearizable => {
-                let _place = self.enter(bytes)?;
-                self.confirm_read(mode == ReadMode::Lease).await
-            }
+            ReadMode::Local => true,
+            ReadMode::Lease => self.may_read_by_lease(),
+            ReadMode::Linearizable => false,
         }
     }
 

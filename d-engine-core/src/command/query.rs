@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use super::envelope::{
-    LEN, begin, open, put_bytes, put_count, put_u32, put_u64, take_bool, take_bytes, take_list, unknown_tag,
+    ENVELOPE_LEN, LEN, begin, open, put_bytes, put_count, put_u32, put_u64, take_bool, take_bytes, take_list,
+    unknown_tag,
 };
 use super::record::{put_record, record_len, take_record};
 use super::{KvLease, KvRange, KvRecord};
@@ -108,30 +109,45 @@ impl KvQuery {
     /// bit 2 count only, bit 3 says that `after` is there), none (digest, tag 3), `id u64 keys u8` (lease, tag 4) or
     /// `after u64 limit u32` (leases, tag 5).
     pub fn encode(&self) -> Bytes {
+        let mut out = begin(self.tag(), self.fields_len());
         match self {
-            Self::Get { key } => {
-                let mut out = begin(GET, LEN + key.len());
-                put_bytes(&mut out, key);
-                out.into()
-            }
-            Self::Range(range) => {
-                let mut out = begin(RANGE, range.encoded_len());
-                range.encode_into(&mut out);
-                out.into()
-            }
-            Self::Digest => begin(DIGEST, 0).into(),
+            Self::Get { key } => put_bytes(&mut out, key),
+            Self::Range(range) => range.encode_into(&mut out),
+            Self::Digest => {}
             Self::Lease { id, keys } => {
-                let mut out = begin(LEASE, 9);
                 put_u64(&mut out, *id);
                 out.push(u8::from(*keys));
-                out.into()
             }
             Self::Leases { after, limit } => {
-                let mut out = begin(LEASES, 12);
                 put_u64(&mut out, *after);
                 put_u32(&mut out, *limit);
-                out.into()
             }
+        }
+        out.into()
+    }
+
+    /// Bytes that [`encode`](KvQuery::encode) gives.
+    pub fn encoded_len(&self) -> usize {
+        ENVELOPE_LEN + self.fields_len()
+    }
+
+    const fn tag(&self) -> u8 {
+        match self {
+            Self::Get { .. } => GET,
+            Self::Range(_) => RANGE,
+            Self::Digest => DIGEST,
+            Self::Lease { .. } => LEASE,
+            Self::Leases { .. } => LEASES,
+        }
+    }
+
+    fn fields_len(&self) -> usize {
+        match self {
+            Self::Get { key } => LEN + key.len(),
+            Self::Range(range) => range.encoded_len(),
+            Self::Digest => 0,
+            Self::Lease { .. } => 9,
+            Self::Leases { .. } => 12,
         }
     }
 
@@ -422,6 +438,7 @@ mod tests {
         #[test]
         fn queries_and_answers_survive_their_encoding(query in query(), answer in answer()) {
             let bytes = query.encode();
+            prop_assert_eq!(query.encoded_len(), bytes.len());
             prop_assert_eq!(&KvQuery::decode(&bytes).unwrap(), &query);
             prop_assert!((0..bytes.len()).all(|len| KvQuery::decode(&bytes[..len]).is_err()));
             let bytes = answer.encode();

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::envelope::{ENVELOPE_LEN, begin, open_flagged, put_u64};
-use super::{KvCommand, SUBJECT};
+use super::envelope::{ENVELOPE_LEN, VERSION, begin, open_flagged, put_u64};
+use super::{KvCommand, PUT, SUBJECT};
 use crate::codec::Reader;
 use crate::{Error, Result};
 
@@ -101,6 +101,37 @@ impl KvRequest {
         let command = KvCommand::decode_fields(tag, &bytes, &mut reader)?;
         reader.finish()?;
         Ok(Self { session, command })
+    }
+}
+
+/// A [`KvCommand::Put`] as it lies in the bytes of its request: what is applied most often, read without a reference to
+/// count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EncodedPut<'a> {
+    /// Its place in a session.
+    pub session: Option<SessionHeader>,
+    /// The key.
+    pub key: &'a [u8],
+    /// Its new value.
+    pub value: &'a [u8],
+}
+
+impl<'a> EncodedPut<'a> {
+    /// Reads what [`KvRequest::encode`] wrote. `None`: another command, or bytes that are none; [`KvRequest::decode_bytes`]
+    /// tells which.
+    pub fn of(bytes: &'a [u8]) -> Option<Self> {
+        const PLAIN: [u8; ENVELOPE_LEN] = [VERSION, 0, PUT];
+        const IN_SESSION: [u8; ENVELOPE_LEN] = [VERSION, SessionHeader::FLAG, PUT];
+        let (envelope, fields) = bytes.split_first_chunk()?;
+        let mut reader = Reader::new(fields, SUBJECT);
+        let session = match *envelope {
+            PLAIN => None,
+            IN_SESSION => Some(SessionHeader::decode_from(&mut reader).ok()?),
+            _ => return None,
+        };
+        let put = Self { session, key: reader.bytes().ok()?, value: reader.bytes().ok()? };
+        reader.finish().is_ok().then_some(put)
     }
 }
 

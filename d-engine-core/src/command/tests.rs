@@ -259,6 +259,25 @@ proptest! {
     }
 
     #[test]
+    fn an_encoded_put_is_read_in_place_as_it_is_decoded(
+        session in option::of((0u64..3, 0u64..3, 0u64..3)), put in any::<bool>(), command in command(),
+        cut in 0usize..4, more in vec(any::<u8>(), 0..2)
+    ) {
+        let header = session.map(|(session, sequence, lowest)| SessionHeader { session, sequence, lowest });
+        let a_put = KvCommand::Put { key: Bytes::from_static(b"k"), value: Bytes::from_static(b"value") };
+        let whole = KvRequest::new(if put { a_put } else { command }, header).encode();
+        let bytes = [&whole[..whole.len() - cut.min(whole.len())], &more].concat();
+        let decoded = match KvRequest::decode_bytes(bytes.clone().into()) {
+            Ok(KvRequest { session, command: KvCommand::Put { key, value } }) => Some((session, key, value)),
+            _ => None,
+        };
+        let read = EncodedPut::of(&bytes).map(|EncodedPut { session, key, value }| {
+            (session, Bytes::copy_from_slice(key), Bytes::copy_from_slice(value))
+        });
+        prop_assert_eq!(read, decoded);
+    }
+
+    #[test]
     fn arbitrary_bytes_never_panic(tag in 0u8..16, flags in 0u8..2, tail in vec(any::<u8>(), 0..64), raw in vec(any::<u8>(), 0..64)) {
         let mut framed = std::vec![1, flags, tag];
         framed.extend_from_slice(&tail);

@@ -39,7 +39,7 @@ impl Pair {
     }
 }
 
-/// The first sixteen bytes of a key that is searched for, and of any key of the leaf, as numbers (`super::head`).
+/// The first sixteen bytes of a key that is searched for, and of any key of the leaf, as numbers (`super::chunks::head`).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KeyHeads {
     pub(super) asked: u128,
@@ -117,6 +117,17 @@ impl Leaf {
     /// Where `key` is, whose hash is given.
     pub(super) fn find(&self, key: &[u8], hash: u64) -> Option<usize> {
         self.places.find(hash, |place| self.pairs[place].key() == key)
+    }
+
+    /// Reads what [`candidate`](Leaf::candidate) is going to.
+    pub(super) fn touch(&self, hash: u64) {
+        self.places.touch(hash);
+        std::hint::black_box(self.pairs.len());
+    }
+
+    /// The pair whose key has this hash, or another one, whose key has the same part of the hash.
+    pub(super) fn candidate(&self, hash: u64) -> Option<&Pair> {
+        self.places.find(hash, |_| true).map(|place| &self.pairs[place])
     }
 
     /// The place of the first key that is not below `key`. While what the keys share is no longer than their `heads`, not even
@@ -230,8 +241,8 @@ mod tests {
             let pair = |key: &Vec<u8>| Pair::new(Bytes::from(key.clone()), Bytes::new());
             let mut leaf = Leaf::new(keys.iter().map(pair).collect(), &hashing);
             let place_for = |leaf: &Leaf, key: &[u8]| {
-                let of_leaf = super::super::head(leaf.pairs()[0].key());
-                leaf.place_for(key, KeyHeads { asked: super::super::head(key), of_leaf })
+                let of_leaf = super::super::chunks::head(leaf.pairs()[0].key());
+                leaf.place_for(key, KeyHeads { asked: super::super::chunks::head(key), of_leaf })
             };
             let either = |at: Result<usize, usize>| at.unwrap_or_else(|at| at);
             let mut sorted: Vec<_> = keys.into_iter().collect();

@@ -198,6 +198,10 @@ impl KvCalls for SessionCalls {
         self.inner.ask(query, mode).await
     }
 
+    fn ask_at_once(&self, query: &KvQuery, mode: ReadMode) -> Option<Result<(LogId, KvAnswer)>> {
+        self.inner.ask_at_once(query, mode)
+    }
+
     async fn watch(&self, watch: KvWatch) -> Result<WatchStream> {
         self.inner.watch(watch).await
     }
