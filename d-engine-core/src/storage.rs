@@ -30,6 +30,13 @@ pub trait StorageEngine: Send + Sync + 'static {
     fn survives_power_loss(&self) -> bool {
         !self.is_volatile()
     }
+
+    /// A promise that no write to log and hard state waits: not for a device, nor for other threads longer than they
+    /// take to copy what they read; its futures are ready when they are polled first. The engine then writes on whatever
+    /// thread drives it, a caller's or a socket's, instead of waking one of its own.
+    fn never_waits(&self) -> bool {
+        false
+    }
 }
 
 /// The Raft log of one node.
@@ -41,7 +48,7 @@ pub trait StorageEngine: Send + Sync + 'static {
 /// A failed write or sync poisons the store: every later write fails until it is reopened, and a failed sync is never
 /// retried. [`Error::NoSpace`] before the first byte of a batch is clean and may be retried.
 ///
-/// The engine makes write calls and flushes one after the other, from one thread; reads run concurrently with them and
+/// The engine makes write calls and flushes one after the other, as a rule from one thread; reads run concurrently with them and
 /// never see half a batch. All methods may block.
 #[async_trait]
 pub trait LogStore: Send + Sync + 'static {

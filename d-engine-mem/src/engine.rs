@@ -36,6 +36,10 @@ impl StorageEngine for MemStorageEngine {
     fn is_volatile(&self) -> bool {
         true
     }
+
+    fn never_waits(&self) -> bool {
+        true
+    }
 }
 
 /// A hard state in memory.

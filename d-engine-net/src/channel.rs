@@ -6,7 +6,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::{HTTP2_FRAME_LEN, WINDOW_LEN};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -1,4 +1,4 @@
-//! gRPC for d-engine: peers, services, client.
+//! The network of d-engine: peers, gRPC services, client.
 //!
 //! The only crate that knows tonic and the generated protobuf types; none of them appears in its interface.
 //!
@@ -16,6 +16,7 @@ mod connection;
 mod convert;
 mod download;
 mod error;
+mod framing;
 #[doc(hidden)]
 pub mod fuzzing;
 mod generated;

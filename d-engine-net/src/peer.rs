@@ -1,4 +1,4 @@
-//! Messages between nodes: one stream for each direction of each pair, opened by the node that sends.
+//! Messages between nodes: one connection for each direction of each pair, opened by the node that sends.
 //!
 //! Messages may be lost, as Raft allows; they are never invented, altered or attributed to another node.
 
@@ -118,13 +118,22 @@ impl Peers {
         self.shared.dial();
     }
 
-    /// Queues a message; never waits. When the peer's queue is full or nobody knows the peer's address, the message is
-    /// dropped, and [`PeerEvent::Unreachable`] says so once.
-    pub fn send(&self, to: u64, message: Message) {
-        let link = lock(&self.shared.links).get(&to).cloned();
-        match link {
-            Some(link) => link.send(message, &self.shared),
-            None => tracing::debug!(to, "a message was dropped: the peer's address is not known"),
+    /// Sends messages, those to each peer in their order; never waits. What a connection has no room for at once is queued.
+    /// When a peer's queue is full or nobody knows its address, its messages are dropped, and [`PeerEvent::Unreachable`]
+    /// says so once.
+    pub fn send(&self, messages: impl IntoIterator<Item = (u64, Message)>) {
+        let mut links: Vec<Arc<Link>> = Vec::new();
+        for (to, message) in messages {
+            let known = links.iter().find(|link| link.to() == to).cloned();
+            match known
+                .or_else(|| lock(&self.shared.links).get(&to).cloned().inspect(|link| links.push(Arc::clone(link))))
+            {
+                Some(link) => link.queue(message, &self.shared),
+                None => tracing::debug!(to, "a message was dropped: the peer's address is not known"),
+            }
+        }
+        for link in links {
+            link.flush();
         }
     }
 
@@ -139,7 +148,7 @@ impl Peers {
         crate::offer_snapshot(&address, &hello, to, offer).await
     }
 
-    /// Ends all streams in both directions and joins the tasks that send. Afterwards nothing is sent, and no further frame
+    /// Ends all connections in both directions and joins the tasks that send. Afterwards nothing is sent, and no further frame
     /// is received.
     pub async fn shutdown(&self) {
         self.stop.send_replace(true);

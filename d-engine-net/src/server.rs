@@ -1,5 +1,6 @@
 //! Serves peers and clients on one port.
 
+mod accept;
 mod cluster;
 mod kv;
 mod lease;
@@ -12,20 +13,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use crate::generated::v1::cluster_server::ClusterServer;
 use crate::generated::v1::kv_server::KvServer;
 use crate::generated::v1::lease_server::LeaseServer;
-use crate::generated::v1::peer_server::PeerServer;
 use crate::generated::v1::pipeline_server::PipelineServer;
 use crate::generated::v1::session_server::SessionServer;
 use crate::generated::v1::snapshots_server::SnapshotsServer;
 use crate::generated::v1::watch_server::WatchServer;
-use crate::inbound::PeerService;
 use crate::snapshot::SnapshotService;
 use crate::{FRAME_LEN_MAX, HTTP2_FRAME_LEN, NodeService, Peers, WINDOW_LEN};
 
@@ -53,7 +52,7 @@ pub struct ServeError {
 /// Dropping the future ends everything as well, without the grace.
 ///
 /// # Errors
-/// The listener failed.
+/// The server failed.
 pub async fn serve(
     listener: TcpListener,
     service: Arc<dyn NodeService>,
@@ -64,6 +63,7 @@ pub async fn serve(
     let (phase, stop) = watch::channel(Phase::Running);
     let stop = Stop(stop);
     let mut stopping = stop.clone();
+    let (accepted, connections) = mpsc::channel(accept::WAITING_MAX);
     let key_value = kv::KvService::new(service.clone(), stop.clone());
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -72,7 +72,6 @@ pub async fn serve(
         .initial_connection_window_size(WINDOW_LEN)
         .max_frame_size(HTTP2_FRAME_LEN)
         .max_concurrent_streams(CONCURRENT_CALLS_MAX)
-        .add_service(PeerServer::new(PeerService::new(&peers, stop.clone())).max_decoding_message_size(FRAME_LEN_MAX))
         .add_service(
             PipelineServer::new(pipeline::PipelineService::new(service.clone(), stop.clone()))
                 .max_decoding_message_size(FRAME_LEN_MAX),
@@ -83,10 +82,17 @@ pub async fn serve(
         .add_service(WatchServer::new(watcher::WatchService::new(service.clone(), stop.clone())))
         .add_service(SnapshotsServer::new(SnapshotService::new(service.clone(), &peers, stop.clone())))
         .add_service(ClusterServer::new(cluster::ClusterService::new(service)))
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
+        .serve_with_incoming_shutdown(ReceiverStream::new(connections), async move {
             stopping.reached(Phase::Stopping).await;
         });
-    let mut server = pin!(server);
+    let accepting = accept::accept(listener, Arc::clone(peers.shared()), accepted, stop);
+    let serving = async {
+        let served = server.await;
+        // One that ends by itself takes the peers' connections with it.
+        phase.send_modify(|phase| *phase = Phase::Stopping.max(*phase));
+        served
+    };
+    let mut server = pin!(async { tokio::join!(serving, accepting).0 });
     let served = tokio::select! {
         served = &mut server => Ok(served),
         () = shutdown => {
@@ -127,10 +133,5 @@ impl Stop {
     pub(crate) async fn reached(&mut self, phase: Phase) {
         // The error says that the server is gone.
         let _ = self.0.wait_for(|now| *now >= phase).await;
-    }
-
-    /// Whether no new requests are taken.
-    pub(crate) fn is_stopping(&self) -> bool {
-        *self.0.borrow() >= Phase::Stopping || self.0.has_changed().is_err()
     }
 }

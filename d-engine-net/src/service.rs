@@ -2,11 +2,11 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use d_engine_core::{LogId, WatchSink};
+use d_engine_core::{KvAnswer, KvQuery, LogId, WatchSink};
 
 use crate::download::SnapshotSource;
 use crate::snapshot::{SnapshotAnswer, SnapshotOffer};
-use crate::{Operated, Operation, Reason, Result};
+use crate::{Operated, Operation, Reason, Result, answer_of};
 
 /// A node as its server sees it. The server checks shape and size of what arrives; the node does the rest.
 #[async_trait]
@@ -26,6 +26,15 @@ pub trait NodeService: Send + Sync + 'static {
     /// # Errors
     /// Every error but `Rejected` may be answered by asking again, here or elsewhere.
     async fn read(&self, query: Bytes, mode: ReadMode) -> Result<Reply>;
+
+    /// Asks the built-in state machine; what [`read`](NodeService::read) does with the query's bytes, and at a node whose machine
+    /// answers in plain types without making any.
+    ///
+    /// # Errors
+    /// As [`read`](NodeService::read).
+    async fn ask(&self, query: KvQuery, mode: ReadMode) -> Result<(LogId, KvAnswer)> {
+        answer_of(self.read(query.encode(), mode).await?)
+    }
 
     /// Whether this node may lead; asked before a read by lease, which costs no message at the leader alone.
     ///

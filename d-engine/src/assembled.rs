@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::applying::Applying;
 use crate::builder::Storage;
 use crate::clock::Clock;
 use crate::disk::{Disk, DiskQueue, SyncLatencies};
@@ -26,6 +27,7 @@ use crate::shared::{Parts, Route, Shared};
 use crate::snapshot_policy::{Progress, Snapshots};
 use crate::state_machine_handler::{ApplyQueue, StateMachineHandler};
 use crate::wire::Wire;
+use crate::writer::Writer;
 use crate::{NodeConfig, StartupError};
 
 /// Everything a node needs, checked and not started.
@@ -50,7 +52,7 @@ impl Assembled {
             crate::marker::check(&config.node.data_dir)?;
         }
         let listening = listen(&mut config, router.is_none()).await?;
-        let Storage { log, meta, is_volatile, .. } = storage;
+        let Storage { log, meta, is_volatile, never_waits, .. } = storage;
         let prepared = {
             let (config, clock, runtime) = (config.clone(), Arc::clone(&clock), Handle::current());
             let (log, meta, machine) = (Arc::clone(&log), Arc::clone(&meta), Arc::clone(&machine));
@@ -100,6 +102,7 @@ impl Assembled {
 
         let runtime = Handle::current();
         let (disk_queue, apply_queue) = (Arc::new(DiskQueue::new()), Arc::new(ApplyQueue::new()));
+        let here = never_waits.then(|| (Arc::clone(&log), Arc::clone(&meta)));
         let disk = Disk::new(Arc::clone(&log), meta, runtime.clone(), latencies, Arc::clone(&prepared.snapshots));
         let snapshots = Snapshots {
             node: shared.id(),
@@ -123,8 +126,8 @@ impl Assembled {
             driver: prepared.driver,
             clock,
             inbox: Arc::clone(&inbox),
-            disk: Arc::clone(&disk_queue),
-            apply: Arc::clone(&apply_queue),
+            writer: Writer::new(Arc::clone(&disk_queue), here, runtime.clone()),
+            applying: Arc::new(Applying::new(Arc::clone(&apply_queue))),
             log,
             wire,
             published,
@@ -134,7 +137,7 @@ impl Assembled {
             transfer_bytes_per_s: shared.config.snapshot.transfer_bytes_per_s,
             work: Work::new(),
         };
-        let threads = spawn_threads(shared.id(), disk, handler, driver)
+        let threads = spawn_threads(shared.id(), (disk, Arc::clone(&disk_queue)), handler, driver)
             .map_err(StartupError::system("starting the node's threads"));
         let threads = match threads {
             Ok(threads) => threads,
@@ -194,7 +197,7 @@ fn connect(shared: &Arc<Shared>, router: Option<LocalRouter>, listener: Option<T
 
 fn spawn_threads(
     node: u64,
-    disk: Disk,
+    (disk, writes): (Disk, Arc<DiskQueue>),
     handler: StateMachineHandler,
     driver: Runtime,
 ) -> std::io::Result<Vec<JoinHandle<()>>> {
@@ -203,8 +206,8 @@ fn spawn_threads(
         let inbox = Arc::clone(inbox);
         move |why| inbox.complete(Input::StorageFailed { why })
     };
-    let (queue, to) = (Arc::clone(&driver.disk), Arc::clone(inbox));
-    let after = (Arc::clone(&driver.disk), fail(inbox));
+    let (queue, to) = (Arc::clone(&writes), Arc::clone(inbox));
+    let after = (Arc::clone(&writes), fail(inbox));
     let disk = spawn(
         format!("d-engine-{node}-disk"),
         move || disk.run(&queue, &to),
@@ -213,17 +216,17 @@ fn spawn_threads(
             after.1(why);
         },
     )?;
-    let (queue, to) = (Arc::clone(&driver.apply), Arc::clone(inbox));
-    let after = (Arc::clone(&driver.apply), fail(inbox));
+    let (applying, to) = (Arc::clone(&driver.applying), Arc::clone(inbox));
+    let after = (Arc::clone(&driver.applying), fail(inbox));
     let apply = spawn(
         format!("d-engine-{node}-apply"),
-        move || handler.run(&queue, &to),
+        move || applying.run(handler, &to),
         move |why| {
-            after.0.abandon();
+            after.0.queue().abandon();
             after.1(why);
         },
     )?;
-    let queues = CloseOnDrop { disk: Arc::clone(&driver.disk), apply: Arc::clone(&driver.apply) };
+    let queues = CloseOnDrop { disk: writes, applying: Arc::clone(&driver.applying) };
     let (published, inbox) = (Arc::clone(&driver.published), Arc::clone(inbox));
     let run = move || {
         let _queues = queues;
@@ -240,13 +243,13 @@ fn spawn_threads(
 /// Whatever ends the driver loop, the threads behind it end as well.
 struct CloseOnDrop {
     disk: Arc<DiskQueue>,
-    apply: Arc<ApplyQueue>,
+    applying: Arc<Applying>,
 }
 
 impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.disk.close();
-        self.apply.close();
+        self.applying.queue().close();
     }
 }
 

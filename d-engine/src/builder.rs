@@ -65,6 +65,7 @@ pub(crate) struct Storage {
     pub(crate) log: Arc<dyn LogStore>,
     pub(crate) meta: Arc<dyn MetaStore>,
     pub(crate) is_volatile: bool,
+    pub(crate) never_waits: bool,
     survives_power_loss: bool,
 }
 
@@ -83,6 +84,7 @@ impl NodeBuilder {
     pub fn storage_engine(mut self, engine: Arc<impl StorageEngine>) -> Self {
         self.storage = Some(Storage {
             is_volatile: engine.is_volatile(),
+            never_waits: engine.never_waits(),
             survives_power_loss: engine.survives_power_loss(),
             log: engine.log_store(),
             meta: engine.meta_store(),
@@ -93,7 +95,7 @@ impl NodeBuilder {
     /// The two parts of a storage engine on their own; durable ones.
     #[must_use]
     pub fn storage_parts(mut self, log: Arc<dyn LogStore>, meta: Arc<dyn MetaStore>) -> Self {
-        self.storage = Some(Storage { log, meta, is_volatile: false, survives_power_loss: true });
+        self.storage = Some(Storage { log, meta, is_volatile: false, never_waits: false, survives_power_loss: true });
         self
     }
 

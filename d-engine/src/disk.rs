@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use crate::inbox::Inbox;
 use crate::queue::{Queue, Sleep};
 use crate::snapshot_store::SnapshotStore;
+use crate::writer::Writing;
 
 /// How often a write that was refused for want of space is tried again.
 const SPACE_INTERVAL: Duration = Duration::from_millis(250);
@@ -24,7 +25,26 @@ const SPACE_INTERVAL: Duration = Duration::from_millis(250);
 const APPENDED_LEN_MAX: usize = 64 << 20;
 
 /// Writes on their way to the disk; bounded because the core bounds what is not applied.
-pub(crate) type DiskQueue = Queue<Write>;
+pub(crate) type DiskQueue = Queue<DiskJob>;
+
+/// What the disk thread performs.
+pub(crate) enum DiskJob {
+    /// Something to write.
+    Write(Write),
+    /// Writes up to this number, begun elsewhere by a store that waits although it has promised not to
+    /// ([`Writer`](crate::writer::Writer)).
+    Begun { seq: u64, writing: Writing },
+}
+
+impl DiskJob {
+    /// Number of the last write.
+    pub(crate) fn seq(&self) -> u64 {
+        match self {
+            Self::Write(write) => write.seq,
+            Self::Begun { seq, .. } => *seq,
+        }
+    }
+}
 
 /// The stores, as the disk thread uses them.
 pub(crate) struct Disk {
@@ -52,10 +72,10 @@ impl Disk {
 
     /// Serves `queue` until it is closed and empty.
     pub(crate) fn run(mut self, queue: &DiskQueue, inbox: &Inbox) {
-        let mut writes = Vec::new();
-        while queue.take_all(&mut writes, None, Sleep::Light) {
-            let Some(last) = writes.last().map(|write| write.seq) else { continue };
-            match self.perform(&mut writes, queue, inbox) {
+        let mut jobs = Vec::new();
+        while queue.take_all(&mut jobs, None, Sleep::Light) {
+            let Some(last) = jobs.last().map(DiskJob::seq) else { continue };
+            match self.perform(&mut jobs, queue, inbox) {
                 Ok(()) => inbox.complete(Input::Persisted { seq: last }),
                 Err(error) => {
                     tracing::error!(%error, "the log or hard state cannot be written; this node stops taking part");
@@ -70,9 +90,17 @@ impl Disk {
         }
     }
 
-    fn perform(&mut self, writes: &mut Vec<Write>, queue: &DiskQueue, inbox: &Inbox) -> Result<(), Error> {
+    fn perform(&mut self, jobs: &mut Vec<DiskJob>, queue: &DiskQueue, inbox: &Inbox) -> Result<(), Error> {
         let space = Space { queue, inbox };
-        for write in writes.drain(..) {
+        for job in jobs.drain(..) {
+            let write = match job {
+                DiskJob::Write(write) => write,
+                DiskJob::Begun { writing, .. } => {
+                    self.flush(space)?;
+                    self.runtime.block_on(writing)?;
+                    continue;
+                }
+            };
             if let Some(hard_state) = &write.hard_state {
                 self.flush(space)?;
                 space.wait_for(|| self.meta.save_hard_state(hard_state))?;
@@ -253,10 +281,9 @@ mod tests {
         let log: Arc<dyn LogStore> = Arc::clone(&recorder) as _;
         let snapshots = Arc::new(SnapshotStore::temporary("unused".into(), 1));
         let mut disk = Disk::new(log, engine.meta_store(), tokio.handle().clone(), Arc::default(), snapshots);
-        let write = |index| Write {
-            seq: index,
-            entries: vec![Entry::new(index, 1, EntryKind::Command, vec![0; APPENDED_LEN_MAX / 5])],
-            ..Write::default()
+        let write = |index| {
+            let entries = vec![Entry::new(index, 1, EntryKind::Command, vec![0; APPENDED_LEN_MAX / 5])];
+            DiskJob::Write(Write { seq: index, entries, ..Write::default() })
         };
         let (queue, inbox) = (DiskQueue::new(), Inbox::new(Bounds { callers: 1, bytes: 1, messages: 1 }));
         disk.perform(&mut (1..=6).map(write).collect(), &queue, &inbox).unwrap();

@@ -12,7 +12,7 @@
 //! ended without an answer counts no more, although the node may decide its command much later: what is kept for it then
 //! is bounded by what the core keeps, and looked through for callers that have gone ([`Pruning`]).
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Instant;
 
@@ -173,10 +173,24 @@ pub(crate) enum NotTaken {
     Closed,
 }
 
-/// Rounds that a thread drives for others before the driver's own thread goes on.
-const ROUNDS_MAX: usize = 8;
-/// The same for the disk's and the apply thread, which have work of their own.
-const OWN_ROUNDS_MAX: usize = 2;
+/// Whose thread drives.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// A caller's or a socket's.
+    Guest,
+    /// The disk's or the apply thread, which have work of their own.
+    Worker,
+}
+
+impl By {
+    /// Rounds that it drives for others before the driver's own thread goes on.
+    const fn rounds_max(self) -> usize {
+        match self {
+            Self::Guest => 8,
+            Self::Worker => 2,
+        }
+    }
+}
 
 pub(crate) struct Inbox {
     waiting: Mutex<Waiting>,
@@ -251,7 +265,7 @@ impl Inbox {
         // Again a bound, because calls may end, and others begin, faster than the driver takes what they leave.
         self.queued.add(bytes, &self.bounds)?;
         let (answer, answered) = oneshot::channel();
-        if !self.add([inbound(Caller { answer })], ROUNDS_MAX) {
+        if !self.add([inbound(Caller { answer })], By::Guest) {
             self.queued.remove(1, bytes);
             return Err(NotTaken::Closed);
         }
@@ -273,7 +287,7 @@ impl Inbox {
                 tracing::warn!(from, "messages of peers arrive faster than they are handled; some are dropped");
             }
         }
-        let is_open = self.add(messages.into_iter().map(|message| Inbound::Message { from, message }), ROUNDS_MAX);
+        let is_open = self.add(messages.into_iter().map(|message| Inbound::Message { from, message }), By::Guest);
         if !is_open {
             self.messages.fetch_sub(taken, Ordering::Relaxed);
         }
@@ -283,11 +297,11 @@ impl Inbox {
     /// Reports what became of a command.
     pub(crate) fn complete(&self, event: impl Into<Event>) {
         // After the driver's end nobody needs to know.
-        self.add([Inbound::Event(event.into())], OWN_ROUNDS_MAX);
+        self.add([Inbound::Event(event.into())], By::Worker);
     }
 
     /// Adds all, and drives if that is due; false: nothing is taken in any more.
-    fn add(&self, inbounds: impl IntoIterator<Item = Inbound>, rounds_max: usize) -> bool {
+    fn add(&self, inbounds: impl IntoIterator<Item = Inbound>, by: By) -> bool {
         let mut waiting = self.waiting();
         if waiting.closed {
             return false;
@@ -297,7 +311,7 @@ impl Inbox {
         let must_wake = !is_urgent && waiting.must_wake();
         drop(waiting);
         if is_urgent {
-            self.drive(rounds_max);
+            self.drive(by);
         } else if must_wake {
             self.wake.notify_one();
         }
@@ -305,18 +319,25 @@ impl Inbox {
     }
 
     /// Lets the driver handle what is urgent, on this thread, unless another one is at it: that one then handles it.
-    fn drive(&self, rounds_max: usize) {
-        for _ in 0..rounds_max {
+    fn drive(&self, by: By) {
+        for _ in 0..by.rounds_max() {
+            // Between adding and trying, as between letting go and looking: one of two threads sees what the other did.
+            fence(Ordering::SeqCst);
             let mut held = match self.runtime.try_lock() {
                 Ok(held) => held,
                 // Whoever drives looks again afterwards.
                 Err(TryLockError::WouldBlock) => return,
                 Err(TryLockError::Poisoned(held)) => held.into_inner(),
             };
-            if !Runtime::round(&mut held) {
-                return;
-            }
+            let Some(committed) = Runtime::round(&mut held) else { return };
             drop(held);
+            match committed.applying {
+                // The next writes come before what waits for the last ones.
+                Some(applying) if by == By::Worker && committed.writes_wait => applying.queue().wake(),
+                Some(applying) => applying.drive(self),
+                None => {}
+            }
+            fence(Ordering::SeqCst);
             // What came while this thread held the driver was left to it.
             if !self.waiting().is_urgent {
                 return;
@@ -332,8 +353,10 @@ impl Inbox {
         *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
         loop {
             let mut held = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
-            if !Runtime::round(&mut held) {
-                return None;
+            let committed = Runtime::round(&mut held)?;
+            if let Some(applying) = committed.applying {
+                // Heartbeats wait for no state machine.
+                applying.queue().wake();
             }
             let waiting = self.waiting();
             if waiting.closed && waiting.is_empty() {
@@ -341,6 +364,7 @@ impl Inbox {
                 return held.take();
             }
             drop((waiting, held));
+            fence(Ordering::SeqCst);
             self.sleep();
         }
     }

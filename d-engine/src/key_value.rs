@@ -27,8 +27,7 @@ impl KvCalls for Shared {
 
     async fn ask(&self, query: KvQuery, mode: ReadMode) -> Result<(LogId, KvAnswer)> {
         self.check_key_value()?;
-        self.make_fresh(query.encoded_len(), mode).await?;
-        self.answer(&query)
+        self.ask_typed(query, mode).await
     }
 
     fn ask_at_once(&self, query: &KvQuery, mode: ReadMode) -> Option<Result<(LogId, KvAnswer)>> {
@@ -49,6 +48,12 @@ impl KvCalls for Shared {
 }
 
 impl Shared {
+    /// Asks the built-in machine, in plain types if it can.
+    pub(crate) async fn ask_typed(&self, query: KvQuery, mode: ReadMode) -> Result<(LogId, KvAnswer)> {
+        self.make_fresh(query.encoded_len(), mode).await?;
+        self.answer(&query)
+    }
+
     /// Asks this node's own machine as it is.
     fn answer(&self, query: &KvQuery) -> Result<(LogId, KvAnswer)> {
         match self.with_machine(|machine| machine.answer(query))? {

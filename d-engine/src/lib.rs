@@ -30,6 +30,7 @@
 //! Inside, three threads per node do the work, each with its queue: the driver loop, which owns the sans-IO consensus of
 //! `d-engine-raft`; the disk; the state machine. Sockets and callers live on the application's tokio runtime.
 
+mod applying;
 pub mod archive;
 mod assembled;
 mod budget;
@@ -53,6 +54,7 @@ mod marker;
 mod network;
 mod node;
 mod operator;
+mod pace;
 mod pending;
 mod place;
 mod prepare;
@@ -71,6 +73,7 @@ mod status;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod wire;
+mod writer;
 
 pub use assembled::Assembled;
 pub use builder::{NodeBuilder, SharedStateMachine};

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use d_engine_core::WatchSink;
+use d_engine_core::{KvAnswer, KvQuery, LogId, WatchSink};
 use d_engine_net::{
     ClientError, Connection, NodeService, NodeStatus, Operated, Operation, PeerEvent, PeerSink, Peers, ReadMode, Reply,
     Result, SnapshotAnswer, SnapshotOffer, SnapshotSource, serve,
@@ -151,6 +151,10 @@ impl NodeService for Service {
 
     async fn read(&self, query: Bytes, mode: ReadMode) -> Result<Reply> {
         self.shared()?.read(query, mode).await
+    }
+
+    async fn ask(&self, query: KvQuery, mode: ReadMode) -> Result<(LogId, KvAnswer)> {
+        self.shared()?.ask_typed(query, mode).await
     }
 
     fn check_leads(&self) -> Result<()> {

@@ -200,6 +200,8 @@ impl Shared {
         match &self.route {
             Route::Nowhere => Err("this node has no network".into()),
             Route::InProcess(router) => {
+                // Nodes of one process are found by their id.
+                let _ = address;
                 let reached = router.reach(self.id(), node);
                 reached.map(|shared| shared.status()).ok_or_else(|| "it does not run in this process".into())
             }

@@ -74,6 +74,10 @@ impl PendingWrites {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Takes out the callers that the application of `entries` decides.
     pub(crate) fn decide(&mut self, entries: &[Entry], decided: &mut Vec<Decided>) {
         for entry in entries {
@@ -142,6 +146,10 @@ impl PendingReads {
             self.len = self.waiting.values().map(Vec::len).sum();
             self.pruning.done(self.len);
         }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
     }
 
     /// Answers everybody who waits for `applied` or less.

@@ -53,6 +53,7 @@ impl Shared {
     }
 
     /// A peer has said where it wants to be reached.
+    #[cfg(feature = "server")]
     pub(crate) fn note_address(&self, node: NodeId, incarnation: u128, address: String) {
         self.in_cluster(|place| place.said.insert(node, (incarnation, address)));
     }

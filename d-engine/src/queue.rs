@@ -15,6 +15,10 @@ pub(crate) struct Queue<T> {
 
 struct State<T> {
     items: Vec<T>,
+    /// Of items, one was not added quietly.
+    is_due: bool,
+    /// The taker is to look, even if nothing waits.
+    is_called: bool,
     sleeping: Option<Sleep>,
     closed: bool,
 }
@@ -30,7 +34,8 @@ pub(crate) enum Sleep {
 
 impl<T> Queue<T> {
     pub(crate) fn new() -> Self {
-        Self { state: Mutex::new(State { items: Vec::new(), sleeping: None, closed: false }), wake: Condvar::new() }
+        let state = State { items: Vec::new(), is_due: false, is_called: false, sleeping: None, closed: false };
+        Self { state: Mutex::new(state), wake: Condvar::new() }
     }
 
     // A poisoned lock is used on: nothing that can panic runs under it.
@@ -45,22 +50,34 @@ impl<T> Queue<T> {
             return Err(item);
         }
         state.items.push(item);
-        self.wake_if(Sleep::Deep, state);
+        state.is_due = true;
+        self.wake_if(Some(Sleep::Deep), state);
         Ok(())
     }
 
     /// Moves all of `items` in, or drops them if nobody will ever take them. Returns how many wait now.
     pub(crate) fn append(&self, items: &mut Vec<T>) -> usize {
-        self.append_and_wake(items, Sleep::Deep)
+        self.append_and_wake(items, Some(Sleep::Deep))
     }
 
     /// [`append`](Queue::append), which does not wake a taker in deep sleep.
     pub(crate) fn append_quietly(&self, items: &mut Vec<T>) -> usize {
-        self.append_and_wake(items, Sleep::Light)
+        self.append_and_wake(items, Some(Sleep::Light))
     }
 
-    /// Wakes a taker that sleeps no deeper than `deepest`.
-    fn append_and_wake(&self, items: &mut Vec<T>, deepest: Sleep) -> usize {
+    /// [`append`](Queue::append), which wakes nobody: whoever adds sees to it that they are taken, or [`wake`](Queue::wake)s.
+    pub(crate) fn append_unannounced(&self, items: &mut Vec<T>) -> usize {
+        self.append_and_wake(items, None)
+    }
+
+    /// Lets the taker look, also if nothing waits; wakes it if it sleeps.
+    pub(crate) fn wake(&self) {
+        let mut state = self.lock();
+        state.is_called = true;
+        self.wake_if(Some(Sleep::Deep), state);
+    }
+
+    fn append_and_wake(&self, items: &mut Vec<T>, deepest: Option<Sleep>) -> usize {
         if items.is_empty() {
             return 0;
         }
@@ -75,6 +92,7 @@ impl<T> Queue<T> {
         } else {
             state.items.append(items);
         }
+        state.is_due |= deepest != Some(Sleep::Light);
         let waiting = state.items.len();
         self.wake_if(deepest, state);
         waiting
@@ -91,7 +109,7 @@ impl<T> Queue<T> {
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        self.wake_if(Sleep::Deep, state);
+        self.wake_if(Some(Sleep::Deep), state);
     }
 
     /// Whether nothing is taken in any more.
@@ -114,7 +132,63 @@ impl<T> Queue<T> {
             state = self.sleep(state, timeout, sleep);
         }
         std::mem::swap(&mut state.items, into);
+        state.is_due = false;
         !(state.closed && into.is_empty())
+    }
+
+    /// Waits for something, at most for `timeout`.
+    pub(crate) fn wait(&self, timeout: Duration, sleep: Sleep) {
+        // Without a wait if something is there.
+        drop(self.sleep(self.lock(), Some(timeout), sleep));
+    }
+
+    /// Waits for `timeout`, or until something comes that is not added quietly.
+    pub(crate) fn rest(&self, timeout: Duration) {
+        let mut state = self.lock();
+        if state.closed || state.is_due || state.is_called {
+            return;
+        }
+        state.sleeping = Some(Sleep::Deep);
+        let rested = self.wake.wait_timeout_while(state, timeout, |state| state.sleeping.is_some());
+        rested.unwrap_or_else(PoisonError::into_inner).0.sleeping = None;
+    }
+
+    /// Moves everything that waits to the end of `into`.
+    pub(crate) fn take_more(&self, into: &mut Vec<T>) {
+        let mut state = self.lock();
+        if into.is_empty() {
+            std::mem::swap(&mut state.items, into);
+        } else {
+            into.append(&mut state.items);
+        }
+        state.is_due = false;
+    }
+
+    /// Moves everything that waits into `into`, which is empty, if `wants` says so.
+    pub(crate) fn take_if(&self, into: &mut Vec<T>, wants: impl FnOnce(&[T]) -> bool) -> bool {
+        let mut state = self.lock();
+        let takes = wants(&state.items);
+        if takes {
+            std::mem::swap(&mut state.items, into);
+            state.is_due = false;
+        }
+        takes
+    }
+
+    /// What `f` finds in what waits.
+    pub(crate) fn look<R>(&self, f: impl FnOnce(&[T]) -> R) -> R {
+        f(&self.lock().items)
+    }
+
+    /// Whether something waits that was not added quietly.
+    pub(crate) fn is_due(&self) -> bool {
+        self.lock().is_due
+    }
+
+    /// Whether nothing waits, and nothing will.
+    pub(crate) fn is_over(&self) -> bool {
+        let state = self.lock();
+        state.closed && state.items.is_empty()
     }
 
     fn sleep<'a>(
@@ -124,7 +198,7 @@ impl<T> Queue<T> {
         sleep: Sleep,
     ) -> MutexGuard<'a, State<T>> {
         let idle = |state: &mut State<T>| {
-            let is_idle = state.items.is_empty() && !state.closed;
+            let is_idle = state.items.is_empty() && !state.closed && !state.is_called;
             if is_idle {
                 // It may have been woken for what was taken out again meanwhile.
                 state.sleeping = Some(sleep);
@@ -138,12 +212,14 @@ impl<T> Queue<T> {
             }
         };
         state.sleeping = None;
+        state.is_called = false;
         state
     }
 
     /// Wakes a taker that sleeps no deeper than `deepest`.
-    fn wake_if(&self, deepest: Sleep, mut state: MutexGuard<'_, State<T>>) {
-        let sleeping = state.sleeping.take_if(|sleep| *sleep == Sleep::Light || deepest == Sleep::Deep);
+    fn wake_if(&self, deepest: Option<Sleep>, mut state: MutexGuard<'_, State<T>>) {
+        let reaches = |sleep| deepest == Some(Sleep::Deep) || deepest == Some(sleep);
+        let sleeping = state.sleeping.take_if(|sleep| reaches(*sleep));
         drop(state);
         if sleeping.is_some() {
             self.wake.notify_one();
@@ -248,6 +324,52 @@ mod tests {
         assert!(taker.join().unwrap().is_empty());
         queue.append_quietly(&mut vec![6]);
         assert!(queue.lock().items.is_empty(), "nobody will take it");
+    }
+
+    #[test]
+    fn who_adds_unannounced_sees_to_it_and_who_rests_is_woken_by_what_is_not_quiet() {
+        let queue = Arc::new(Queue::new());
+        let waiter = |rests| {
+            let queue = Arc::clone(&queue);
+            std::thread::spawn(move || {
+                let (begun, minute) = (std::time::Instant::now(), Duration::from_secs(60));
+                if rests {
+                    queue.rest(minute)
+                } else {
+                    queue.wait(minute, Sleep::Light)
+                }
+                begun.elapsed() < minute / 2
+            })
+        };
+        let until_asleep = || {
+            while queue.lock().sleeping.is_none() {
+                std::thread::yield_now();
+            }
+        };
+        let waits = waiter(false);
+        until_asleep();
+        queue.append_unannounced(&mut vec![1]);
+        assert!(queue.lock().sleeping.is_some() && queue.is_due(), "not woken");
+        queue.wake();
+        assert!(waits.join().unwrap());
+        assert!(queue.take_if(&mut Vec::new(), |items| items == [1]));
+
+        let rests = waiter(true);
+        until_asleep();
+        queue.append_quietly(&mut vec![2]);
+        assert!(queue.lock().sleeping.is_some(), "not woken");
+        queue.push(3).unwrap();
+        assert!(rests.join().unwrap());
+
+        let mut taken = Vec::new();
+        assert!(!queue.take_if(&mut taken, |items| items.len() > 2) && queue.is_due());
+        queue.rest(Duration::from_secs(60));
+        assert!(queue.take_if(&mut taken, |items| items == [2, 3]) && !queue.is_due());
+        queue.append_quietly(&mut vec![4]);
+        assert!(!queue.is_due() && queue.look(<[_]>::len) == 1);
+        queue.close();
+        assert!(!queue.is_over());
+        assert!(queue.take_if(&mut Vec::new(), |_| true) && queue.is_over());
     }
 
     #[test]

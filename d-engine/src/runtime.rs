@@ -10,14 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use d_engine_core::LogStore;
-use d_engine_raft::{
-    Answer as Outcome, Command, Driver, Event, Input, Message, NodeId, Rejection, Role, SnapshotTask, Write,
-};
+use d_engine_raft::{Answer as Outcome, Command, Driver, Event, Input, Message, NodeId, Rejection, Role, SnapshotTask};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use crate::applying::Applying;
 use crate::clock::Clock;
-use crate::disk::DiskQueue;
+use crate::disk::DiskJob;
 use crate::ending::cause;
 use crate::groups::Groups;
 use crate::inbox::{Applied, Caller, Inbound, Inbox, Outlook, Pruning, Refusal};
@@ -26,15 +25,16 @@ use crate::pending::Numbered;
 use crate::published::Published;
 use crate::snapshot_store::SnapshotStore;
 use crate::snapshot_transfer::Sending;
-use crate::state_machine_handler::{ApplyJob, ApplyQueue};
+use crate::state_machine_handler::ApplyJob;
 use crate::wire::Wire;
+use crate::writer::Writer;
 
 pub(crate) struct Runtime {
     pub(crate) driver: Driver,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) inbox: Arc<Inbox>,
-    pub(crate) disk: Arc<DiskQueue>,
-    pub(crate) apply: Arc<ApplyQueue>,
+    pub(crate) writer: Writer,
+    pub(crate) applying: Arc<Applying>,
     pub(crate) log: Arc<dyn LogStore>,
     pub(crate) wire: Wire,
     pub(crate) published: Arc<Published>,
@@ -51,6 +51,14 @@ const STATUS_AGE_MAX: Duration = Duration::from_millis(50);
 /// How long the loop's end waits for a read of the log before it says so.
 const LOG_READ_WAIT: Duration = Duration::from_secs(5);
 
+/// What a round leaves to be applied, by whoever ran it, once the driver is free.
+pub(crate) struct Committed {
+    /// `None`: nothing that cannot wait.
+    pub(crate) applying: Option<Arc<Applying>>,
+    /// The disk has something to do.
+    pub(crate) writes_wait: bool,
+}
+
 /// What the loop keeps from one round to the next.
 pub(crate) struct Work {
     taken: Vec<Inbound>,
@@ -59,8 +67,10 @@ pub(crate) struct Work {
     reads: Numbered<Caller<()>>,
     changes: Numbered<Caller<u64>>,
     transfers: Numbered<Caller<()>>,
-    writes: Vec<Write>,
+    writes: Vec<DiskJob>,
     jobs: Vec<ApplyJob>,
+    /// Jobs that cannot wait have been added, and nobody was woken.
+    has_committed: bool,
     sends: Vec<(NodeId, Message)>,
     log_reads: Vec<JoinHandle<()>>,
     /// Snapshots on their way, one to each replica at most.
@@ -144,6 +154,7 @@ impl Work {
             transfers: Numbered::new(),
             writes: Vec::new(),
             jobs: Vec::new(),
+            has_committed: false,
             sends: Vec::new(),
             log_reads: Vec::new(),
             sendings: BTreeMap::new(),
@@ -169,11 +180,14 @@ impl Runtime {
         }
     }
 
-    /// Handles what waits. A panic ends the node and not the thread, which may be any; false: there is nothing to drive.
-    pub(crate) fn round(held: &mut Option<Self>) -> bool {
-        let Some(runtime) = held else { return false };
+    /// Handles what waits. A panic ends the node and not the thread, which may be any; `None`: there is nothing to drive.
+    pub(crate) fn round(held: &mut Option<Self>) -> Option<Committed> {
+        let runtime = held.as_mut()?;
         // The state that a panic leaves behind is not looked at again.
-        let Err(panic) = catch_unwind(AssertUnwindSafe(|| runtime.handle_all())) else { return true };
+        let panic = match catch_unwind(AssertUnwindSafe(|| runtime.handle_all())) {
+            Ok(()) => return Some(runtime.committed()),
+            Err(panic) => panic,
+        };
         let what = cause(&*panic);
         tracing::error!(what, "the driver panicked");
         if let Some(Self { published, inbox, .. }) = held.take() {
@@ -181,7 +195,15 @@ impl Runtime {
             // Nobody answers any more: those that wait are told so by being dropped.
             inbox.abandon();
         }
-        false
+        None
+    }
+
+    fn committed(&mut self) -> Committed {
+        let has_committed = std::mem::take(&mut self.work.has_committed);
+        Committed {
+            applying: has_committed.then(|| Arc::clone(&self.applying)),
+            writes_wait: has_committed && self.writer.queue().look(|writes| !writes.is_empty()),
+        }
     }
 
     fn handle_all(&mut self) {
@@ -236,10 +258,10 @@ impl Runtime {
     fn end(mut self) {
         self.published.lease.clear();
         self.publish();
-        self.apply.append(&mut self.work.jobs);
+        self.applying.queue().append(&mut self.work.jobs);
         // They end while the reads of the log are waited for.
-        self.disk.close();
-        self.apply.close();
+        self.writer.queue().close();
+        self.applying.queue().close();
         // What has arrived stays with the receivers, for the next leader's transfer.
         self.work.sendings.values().for_each(JoinHandle::abort);
         let until = Instant::now() + LOG_READ_WAIT;
@@ -264,7 +286,12 @@ impl Runtime {
     /// What the driver is to handle; `None` for what is not its business.
     fn event_of(&mut self, inbound: Inbound) -> Option<Event> {
         Some(match inbound {
-            Inbound::Event(event) => event,
+            Inbound::Event(event) => {
+                if let Event::Input(Input::Persisted { seq }) = &event {
+                    self.writer.persisted(*seq);
+                }
+                event
+            }
             Inbound::Message { from, message } => Input::Message { from, message }.into(),
             Inbound::Propose { command, caller } => {
                 Input::Propose { id: Kind::Proposal.number(self.work.proposals.insert(caller)), command }.into()
@@ -287,14 +314,14 @@ impl Runtime {
     }
 
     fn perform_all(&mut self) {
-        while let Some(command) = self.driver.poll() {
-            self.perform(command);
+        self.take_commands();
+        // The disk first: it takes longest. What is written at once may lead to more.
+        while self.write() {
+            self.take_commands();
         }
         // Before anything leaves that shows a commit, and before anybody is told to campaign.
         let (commit, lease_until) = self.driver.read_point();
         self.published.lease.publish(commit, lease_until);
-        // The disk first: it takes longest.
-        self.disk.append(&mut self.work.writes);
         // Leader and term are visible before any message or answer that shows them leaves.
         if self.work.news.is_due(&self.driver) {
             self.publish();
@@ -306,14 +333,37 @@ impl Runtime {
         let is_follower = !leads && !self.work.led;
         let is_quiet = jobs.iter().all(|job| job.is_quiet(!is_follower));
         self.work.led = leads || self.work.led && jobs.is_empty();
-        let waiting = if is_quiet { self.apply.append_quietly(jobs) } else { self.apply.append(jobs) };
+        let queue = self.applying.queue();
+        self.work.has_committed |= !is_quiet;
+        let waiting = if is_quiet { queue.append_quietly(jobs) } else { queue.append_unannounced(jobs) };
         if self.work.idle_jobs.is_due(waiting) {
             // While the state machine hangs, callers give up and others come.
-            self.work.idle_jobs.done(self.apply.retain(|job| !job.is_idle()));
+            self.work.idle_jobs.done(queue.retain(|job| !job.is_idle()));
         }
-        for (to, message) in self.work.sends.drain(..) {
-            self.wire.send(to, message);
+        self.wire.send(&mut self.work.sends);
+    }
+
+    fn take_commands(&mut self) {
+        while let Some(command) = self.driver.poll() {
+            self.perform(command);
         }
+    }
+
+    /// Has everything written; true: the driver knows of something that is written already, or cannot be.
+    fn write(&mut self) -> bool {
+        let input = match self.writer.write(&mut self.work.writes) {
+            Ok(None) => return false,
+            Ok(Some(seq)) => Input::Persisted { seq },
+            Err(error) => {
+                tracing::error!(%error, "the log or hard state cannot be written; this node stops taking part");
+                Input::StorageFailed { why: error.to_string() }
+            }
+        };
+        let event = input.into();
+        self.work.news.take_in(&event);
+        crate::budget::taken(&self.published, &event);
+        self.driver.handle(self.clock.now(), event);
+        true
     }
 
     fn answer_all(&mut self) {
@@ -332,7 +382,7 @@ impl Runtime {
         crate::budget::commanded(&self.published, &command);
         let work = &mut self.work;
         match command {
-            Command::Write(write) => work.writes.push(write),
+            Command::Write(write) => work.writes.push(DiskJob::Write(write)),
             Command::Send { to, message } => work.sends.push((to, message)),
             Command::ReadLog { ticket, first, last, max_bytes } => self.read_log(ticket, first, last, max_bytes),
             Command::Apply { first, last, entries } => work.jobs.push(ApplyJob::Apply { first, last, entries }),

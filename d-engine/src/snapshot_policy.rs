@@ -144,16 +144,20 @@ impl Snapshots {
 
     /// Begins a snapshot if one is due.
     pub(crate) fn maybe_begin(&mut self, inbox: &Inbox) {
+        if self.is_due() {
+            self.begin(inbox);
+        }
+    }
+
+    pub(crate) fn is_due(&self) -> bool {
         let progress = &self.progress;
         let is_free = progress.building.is_none() && progress.is_supported && progress.is_behind();
         if !is_free || progress.not_before.is_some_and(|at| Instant::now() < at) {
-            return;
+            return false;
         }
         let entries = progress.label.at.index - progress.last_at;
         let is_long = entries >= self.policy.entries || progress.bytes >= self.policy.bytes.max(progress.last_size);
-        if is_long || self.due_in().is_some_and(|time| time.is_zero()) {
-            self.begin(inbox);
-        }
+        is_long || self.due_in().is_some_and(|time| time.is_zero())
     }
 
     /// Somebody wants a snapshot now.

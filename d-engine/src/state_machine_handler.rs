@@ -1,30 +1,36 @@
-//! The apply thread: gives committed entries to the state machine in order and answers the callers that wait for them.
+//! Gives committed entries to the state machine in order and answers the callers that wait for them.
 //!
-//! What to apply and install, and when, is the driver's decision; this carries it out. An error of the machine ends it: the
-//! node stops taking part. Snapshots of the own state are its one policy of its own ([`Snapshots`]).
+//! What to apply and install, and when, is the driver's decision, and on which thread that of [`Applying`]; this carries it
+//! out. An error of the machine ends it: the node stops taking part. Snapshots of the own state are its one policy of its
+//! own ([`Snapshots`]).
+//!
+//! [`Applying`]: crate::applying::Applying
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
-use d_engine_core::{Entry, EntryKind, Error, LogId, LogStore, Severity, StateMachine};
+use d_engine_core::{ApplyResult, Entry, EntryKind, Error, LogId, LogStore, Severity, StateMachine};
 use d_engine_raft::Input;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::inbox::{Applied, Caller, Inbox, Refusal};
 use crate::machine_clock::MachineClock;
+use crate::pace::Pace;
 use crate::pending::{Decided, PendingReads, PendingWrites, not_leader};
 use crate::queue::{Queue, Sleep};
 use crate::snapshot_policy::{Built, Snapshots};
 
-/// Work for the apply thread; bounded because the core bounds what is not applied, and the inbox the callers that have
+/// What is to be applied, and what goes with it; bounded because the core bounds what is not applied, and the inbox the callers that have
 /// not gone.
 pub(crate) type ApplyQueue = Queue<ApplyJob>;
 
-/// How long a follower gathers what it applies: a chunk costs less than its entries one by one, and wakes one thread.
-const GATHER: Duration = Duration::from_millis(2);
 /// So many entries are not gathered any further.
 const GATHERED_MAX: usize = 256;
+/// So many jobs are not few.
+const FEW_JOBS: usize = 1024;
 
 pub(crate) enum ApplyJob {
     /// The caller's command has this place in the log.
@@ -82,6 +88,35 @@ impl ApplyJob {
     }
 }
 
+/// Whether these are a follower's few entries, which nobody waits for.
+pub(crate) fn is_worth_gathering(jobs: &[ApplyJob]) -> bool {
+    let few = jobs.iter().try_fold(0, |count, job| job.few_entries().map(|more| count + more));
+    few.is_some_and(|count| (1..GATHERED_MAX).contains(&count))
+}
+
+/// How the apply thread is to wait.
+pub(crate) struct Pause {
+    pub(crate) at_most: Duration,
+    pub(crate) sleep: Sleep,
+}
+
+/// Commands that a machine is applying.
+type Commands = Pin<Box<dyn Future<Output = Result<Vec<ApplyResult>, Error>> + Send>>;
+
+/// Entries `first..=last` on their way into the machine.
+struct Chunk {
+    first: u64,
+    last: u64,
+    term: Option<u64>,
+}
+
+/// A chunk for which the machine waits for something, and what was taken with it.
+struct Unfinished {
+    chunk: Chunk,
+    commands: Commands,
+    rest: Vec<ApplyJob>,
+}
+
 /// Gives entries to the state machine.
 pub(crate) struct StateMachineHandler {
     machine: Arc<dyn StateMachine>,
@@ -95,6 +130,9 @@ pub(crate) struct StateMachineHandler {
     decided: Vec<Decided>,
     snapshots: Snapshots,
     clock: MachineClock,
+    pace: Pace,
+    unfinished: Option<Unfinished>,
+    jobs: Vec<ApplyJob>,
     failed: Option<String>,
 }
 
@@ -120,35 +158,85 @@ impl StateMachineHandler {
             decided: Vec::new(),
             snapshots,
             clock,
+            pace: Pace::new(),
+            unfinished: None,
+            jobs: Vec::new(),
             failed: None,
         }
     }
 
-    /// Serves `queue` until it is closed and empty, then flushes and stops the machine.
-    pub(crate) fn run(mut self, queue: &ApplyQueue, inbox: &Inbox) {
-        let mut jobs = Vec::new();
-        loop {
-            let tick = self.clock.wait();
-            let due = self.snapshots.due_in().filter(|_| self.failed.is_none());
-            // After a failure every caller is told at once.
-            let sleep = if self.failed.is_none() && self.clock.leads() { Sleep::Deep } else { Sleep::Light };
-            if !queue.take_all(&mut jobs, Some(due.map_or(tick, |due| due.min(tick))), sleep) {
-                break;
+    /// How the apply thread is to wait for what comes next.
+    pub(crate) fn pause(&self) -> Pause {
+        let works = self.failed.is_none();
+        let tick = self.clock.wait();
+        let due = self.snapshots.due_in().filter(|_| works);
+        // After a failure every caller is told at once.
+        let sleep = if works && self.clock.leads() { Sleep::Deep } else { Sleep::Light };
+        Pause { at_most: due.map_or(tick, |due| due.min(tick)), sleep }
+    }
+
+    /// Whether the next entries may wait a little for more: nobody waits for them.
+    pub(crate) fn may_gather(&self) -> bool {
+        self.failed.is_none() && !self.clock.leads() && self.reads.is_empty() && self.writes.is_empty()
+    }
+
+    /// Performs everything that waits, and what time brings; may take long.
+    pub(crate) fn perform_all(&mut self, queue: &ApplyQueue, inbox: &Inbox) {
+        let mut jobs = self.finish(inbox);
+        queue.take_more(&mut jobs);
+        for job in jobs.drain(..) {
+            let is_work = job.is_work();
+            self.perform(job, true, inbox);
+            if is_work {
+                // Not only once nothing waits any more: then a busy machine would never be told.
+                self.tell_time(inbox);
             }
-            self.gather(&mut jobs, queue);
-            for job in jobs.drain(..) {
-                let is_work = job.is_work();
-                self.perform(job, inbox);
-                if is_work {
-                    // Not only once nothing waits any more: then a busy machine would never be told.
-                    self.tell_time(inbox);
-                }
-            }
-            if self.failed.is_none() {
-                self.snapshots.maybe_begin(inbox);
-            }
-            self.tell_time(inbox);
         }
+        self.jobs = jobs;
+        if self.failed.is_none() {
+            self.snapshots.maybe_begin(inbox);
+        }
+        self.tell_time(inbox);
+    }
+
+    /// Performs what waits if it is little; false: there is something left for the apply thread.
+    pub(crate) fn perform_few(&mut self, queue: &ApplyQueue, inbox: &Inbox) -> bool {
+        // The one thread of an application is not made to wait, however little.
+        let has_others = self.runtime.runtime_flavor() != RuntimeFlavor::CurrentThread;
+        if self.failed.is_some() || self.unfinished.is_some() || !has_others {
+            return false;
+        }
+        let mut jobs = std::mem::take(&mut self.jobs);
+        let leads = self.clock.leads();
+        let are_taken = queue.take_if(&mut jobs, |jobs| are_few(jobs, leads, &self.pace));
+        let mut left = jobs.drain(..);
+        while self.unfinished.is_none()
+            && let Some(job) = left.next()
+        {
+            self.perform(job, false, inbox);
+        }
+        if let Some(unfinished) = &mut self.unfinished {
+            unfinished.rest = left.collect();
+            return false;
+        }
+        drop(left);
+        self.jobs = jobs;
+        are_taken && !self.snapshots.is_due()
+    }
+
+    /// Finishes what the machine has waited for; gives the jobs that were taken with it.
+    fn finish(&mut self, inbox: &Inbox) -> Vec<ApplyJob> {
+        let Some(Unfinished { chunk, commands, rest }) = self.unfinished.take() else {
+            return std::mem::take(&mut self.jobs);
+        };
+        let (first, last) = (chunk.first, chunk.last);
+        let result = self.runtime.block_on(commands).map(|results| self.answer(&chunk, results));
+        self.report(first, last, result, inbox);
+        rest
+    }
+
+    /// There is nothing more to apply: flushes and stops the machine.
+    pub(crate) fn end(mut self) {
         self.snapshots.finish();
         self.writes.stop();
         if self.failed.is_none()
@@ -158,22 +246,11 @@ impl StateMachineHandler {
         }
     }
 
-    /// Waits a little for more of what nobody waits for.
-    fn gather(&self, jobs: &mut Vec<ApplyJob>, queue: &ApplyQueue) {
-        let few = jobs.iter().try_fold(0, |count, job| job.few_entries().map(|more| count + more));
-        if self.failed.is_none() && !self.clock.leads() && few.is_some_and(|count| (1..GATHERED_MAX).contains(&count)) {
-            let mut more = Vec::new();
-            // What may have been closed meanwhile is noticed next time.
-            let _ = queue.take_all(&mut more, Some(GATHER), Sleep::Deep);
-            jobs.append(&mut more);
-        }
-    }
-
     fn tell_time(&mut self, inbox: &Inbox) {
         self.clock.maybe_tell(self.failed.is_none().then_some(&*self.machine), inbox);
     }
 
-    fn perform(&mut self, job: ApplyJob, inbox: &Inbox) {
+    fn perform(&mut self, job: ApplyJob, may_wait: bool, inbox: &Inbox) {
         match job {
             ApplyJob::Expect { at, caller } => match &self.failed {
                 None => self.writes.insert(at, caller),
@@ -183,19 +260,15 @@ impl StateMachineHandler {
                 self.reads.insert(index, caller);
                 self.release_reads();
             }
+            ApplyJob::Apply { .. } if self.failed.is_some() => {}
+            ApplyJob::Apply { first, last, entries } if may_wait => {
+                let result = self.apply_range(first, last, entries);
+                self.report(first, last, result, inbox);
+            }
             ApplyJob::Apply { first, last, entries } => {
-                if self.failed.is_none() {
-                    match self.apply_range(first, last, entries) {
-                        // Who waits for it is answered here; the driver only counts.
-                        Ok(()) => inbox.complete(Input::Applied { index: last }),
-                        Err(error) => {
-                            let why = format!("entries {first} to {last} cannot be applied: {error}");
-                            tracing::error!(%why, "this node stops taking part");
-                            // Before the answers: whoever has one and asks again is told the cause.
-                            inbox.complete(Input::StorageFailed { why: why.clone() });
-                            self.fail(why);
-                        }
-                    }
+                let result = self.apply_at_once(first, last, entries);
+                if self.unfinished.is_none() {
+                    self.report(first, last, result, inbox);
                 }
             }
             ApplyJob::Install { last_included } if self.failed.is_none() => self.install(last_included, inbox),
@@ -210,6 +283,21 @@ impl StateMachineHandler {
             },
             ApplyJob::Built(built) => self.snapshots.built(built, inbox),
             ApplyJob::Fail { why } => self.fail(why),
+        }
+    }
+
+    /// Reports what became of entries `first..=last`.
+    fn report(&mut self, first: u64, last: u64, result: Result<(), Error>, inbox: &Inbox) {
+        match result {
+            // Who waits for it is answered here; the driver only counts.
+            Ok(()) => inbox.complete(Input::Applied { index: last }),
+            Err(error) => {
+                let why = format!("entries {first} to {last} cannot be applied: {error}");
+                tracing::error!(%why, "this node stops taking part");
+                // Before the answers: whoever has one and asks again is told the cause.
+                inbox.complete(Input::StorageFailed { why: why.clone() });
+                self.fail(why);
+            }
         }
     }
 
@@ -263,7 +351,47 @@ impl StateMachineHandler {
     }
 
     /// Applies `entries`, which are those of `first..=last`.
-    fn apply(&mut self, first: u64, last: u64, mut entries: Vec<Entry>) -> Result<(), Error> {
+    fn apply(&mut self, first: u64, last: u64, entries: Vec<Entry>) -> Result<(), Error> {
+        let (chunk, commands) = self.begin(first, last, entries)?;
+        let results = if commands.is_empty() {
+            Vec::new()
+        } else {
+            let (count, begun) = (commands.len(), Instant::now());
+            let results = self.runtime.block_on(self.machine.apply(commands))?;
+            self.pace.took(count, begun.elapsed());
+            results
+        };
+        self.answer(&chunk, results);
+        Ok(())
+    }
+
+    /// The same on a thread that must not wait. If the machine waits for something, the chunk is unfinished.
+    fn apply_at_once(&mut self, first: u64, last: u64, entries: Vec<Entry>) -> Result<(), Error> {
+        let (chunk, commands) = self.begin(first, last, entries)?;
+        let mut results = Vec::new();
+        if !commands.is_empty() {
+            let (count, begun) = (commands.len(), Instant::now());
+            let machine = Arc::clone(&self.machine);
+            // Beside the budget of the task that this thread may be running: only the machine makes it wait.
+            let mut commands: Commands =
+                Box::pin(tokio::task::unconstrained(async move { machine.apply(commands).await }));
+            let context = self.runtime.enter();
+            let polled = commands.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            drop(context);
+            let Poll::Ready(applied) = polled else {
+                self.pace.waited();
+                self.unfinished = Some(Unfinished { chunk, commands, rest: Vec::new() });
+                return Ok(());
+            };
+            results = applied?;
+            self.pace.took(count, begun.elapsed());
+        }
+        self.answer(&chunk, results);
+        Ok(())
+    }
+
+    /// Checks the entries and gives the commands among them.
+    fn begin(&mut self, first: u64, last: u64, mut entries: Vec<Entry>) -> Result<(Chunk, Vec<Entry>), Error> {
         let whole = entries.len() as u64 == last - first + 1
             && entries.iter().zip(first..).all(|(entry, index)| entry.index == index);
         if !whole {
@@ -273,13 +401,16 @@ impl StateMachineHandler {
         self.snapshots.see(&entries);
         let term = entries.last().map(|entry| entry.term);
         entries.retain(|entry| entry.kind == EntryKind::Command);
-        let results =
-            if entries.is_empty() { Vec::new() } else { self.runtime.block_on(self.machine.apply(entries))? };
+        Ok((Chunk { first, last, term }, entries))
+    }
+
+    /// The chunk is applied: tells everybody who waits for it.
+    fn answer(&mut self, chunk: &Chunk, results: Vec<ApplyResult>) {
         // Before the answers, so that a caller who has its answer reads its own write.
-        self.applied.store(last, Ordering::Release);
-        crate::budget::reached("apply", 0, last);
+        self.applied.store(chunk.last, Ordering::Release);
+        crate::budget::reached("apply", 0, chunk.last);
         self.snapshots.applied();
-        if let Some(term) = term {
+        if let Some(term) = chunk.term {
             self.clock.applied(term);
         }
         let mut results = results.into_iter().peekable();
@@ -299,7 +430,6 @@ impl StateMachineHandler {
             }
         }
         self.release_reads();
-        Ok(())
     }
 
     fn release_reads(&mut self) {
@@ -308,6 +438,28 @@ impl StateMachineHandler {
             Some(why) => self.reads.fail(why),
         }
     }
+}
+
+/// Whether a thread that has other work may perform these jobs: they do not wait and take little time. At a follower entries
+/// gather, unless a reader waits for them.
+fn are_few(jobs: &[ApplyJob], leads: bool, pace: &Pace) -> bool {
+    let mut entries_count = 0;
+    let mut is_awaited = leads;
+    let are_simple = jobs.len() <= FEW_JOBS
+        && jobs.iter().all(|job| match job {
+            ApplyJob::Apply { entries, .. } => {
+                entries_count += entries.len();
+                // None: they are read from the log.
+                !entries.is_empty()
+            }
+            ApplyJob::ReadAt { .. } => {
+                is_awaited = true;
+                true
+            }
+            ApplyJob::Expect { .. } => true,
+            _ => false,
+        });
+    are_simple && (is_awaited || entries_count == 0) && pace.is_quick(entries_count)
 }
 
 /// Tells the callers of a chunk that failed that their fate is not known.
@@ -338,6 +490,7 @@ mod tests {
 
     use super::*;
     use crate::NodeConfig;
+    use crate::applying::Applying;
     use crate::clock::Clock;
     use crate::inbox::Bounds;
     use crate::published::Leadership;
@@ -443,7 +596,7 @@ mod tests {
             snapshots,
             MachineClock::new(1, clock, leadership),
         );
-        handler.run(&queue, &inbox);
+        Applying::new(queue).run(handler, &inbox);
         assert!(machine.looks.load(Ordering::Relaxed) >= ROUNDS as usize);
     }
 }

@@ -17,18 +17,24 @@ pub(crate) enum Wire {
 }
 
 impl Wire {
-    /// Sends a message, or loses it; never waits.
-    pub(crate) fn send(&self, to: NodeId, message: Message) {
+    /// Sends messages, or loses them; never waits.
+    pub(crate) fn send(&self, messages: &mut Vec<(NodeId, Message)>) {
         match self {
-            Self::Nowhere => tracing::debug!(to, "a message is lost: this node has no network"),
+            Self::Nowhere => {
+                for (to, _) in messages.drain(..) {
+                    tracing::debug!(to, "a message is lost: this node has no network");
+                }
+            }
             Self::InProcess { from, router } => {
-                crate::budget::sent(*from, to, &message);
-                router.send(*from, to, message);
+                for (to, message) in messages.drain(..) {
+                    crate::budget::sent(*from, to, &message);
+                    router.send(*from, to, message);
+                }
             }
             #[cfg(feature = "server")]
             Self::Network { from, peers } => {
-                crate::budget::sent(*from, to, &message);
-                peers.send(to, message);
+                messages.iter().for_each(|(to, message)| crate::budget::sent(*from, *to, message));
+                peers.send(messages.drain(..));
             }
         }
     }

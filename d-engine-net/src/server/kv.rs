@@ -14,7 +14,7 @@ use crate::convert::{
 };
 use crate::generated::v1;
 use crate::kv::{unexpected, unreadable};
-use crate::{ClientError, NodeService, Reply, Result, answer_of, outcome_of};
+use crate::{ClientError, NodeService, Result, outcome_of};
 
 #[derive(Clone)]
 pub(super) struct KvService {
@@ -51,16 +51,11 @@ impl KvService {
     pub(super) async fn ask(&self, query: KvQuery, mode: i32) -> Result<(LogId, KvAnswer)> {
         let mode = mode_from_wire(mode).map_err(|error| ClientError::malformed(error.to_string()))?;
         self.service.check_key_value()?;
-        let read = self.service.read(query.encode(), mode);
-        answer_of(self.unless_ending(read, ClientError::ShuttingDown).await?)
+        self.unless_ending(self.service.ask(query, mode), ClientError::ShuttingDown).await
     }
 
     /// `otherwise` if the server ends before the answer comes.
-    async fn unless_ending(
-        &self,
-        answer: impl Future<Output = Result<Reply>>,
-        otherwise: ClientError,
-    ) -> Result<Reply> {
+    async fn unless_ending<T>(&self, answer: impl Future<Output = Result<T>>, otherwise: ClientError) -> Result<T> {
         let mut stop = self.stop.clone();
         tokio::select! {
             biased;

@@ -33,8 +33,8 @@ async fn a_message_that_no_frame_can_carry_is_dropped_and_the_stream_goes_on() {
         round: 1,
         entries,
     });
-    one.peers.send(2, Message { body, ..probe(1) });
-    one.peers.send(2, probe(2));
+    one.peers.send([(2, Message { body, ..probe(1) })]);
+    one.peers.send([(2, probe(2))]);
     let mut brought = None;
     while !matches!(brought, Some(PeerEvent::Messages { .. })) {
         brought = timeout(Duration::from_secs(10), brings.recv()).await.expect("the next message comes in time");

@@ -7,17 +7,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use d_engine_core::{Entry, EntryKind, LogId};
 use d_engine_raft::{Append, Body, Message};
-use futures_util::stream;
-use tokio::net::TcpListener;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
-use tonic::Code;
 
 use super::fake::{FakeServer, facts, hello};
-use crate::channel::dial;
 use crate::convert::hello_to_wire;
+use crate::framing::{PREAMBLE, put_frame, read_greeting, read_preamble};
 use crate::generated::v1;
-use crate::generated::v1::peer_client::PeerClient;
 use crate::generated::v1::peer_frame::Frame;
 use crate::{Hello, PeerEvent, Peers};
 
@@ -84,13 +82,13 @@ async fn messages_arrive_in_order_from_whom_the_hello_named() {
     one.knows(2, &two);
     one.connected().await;
     for term in 0..1000 {
-        one.server.peers.send(2, probe(term));
+        one.server.peers.send([(2, probe(term))]);
     }
     for term in 0..1000 {
         assert_eq!(two.message().await, (1, probe(term)));
     }
     two.knows(1, &one);
-    two.server.peers.send(1, Message { incarnation: 1002, ..probe(9) });
+    two.server.peers.send([(1, Message { incarnation: 1002, ..probe(9) })]);
     assert_eq!(one.message().await.0, 2);
     one.server.stop().await;
     two.server.stop().await;
@@ -113,7 +111,7 @@ async fn large_entries_travel() {
     });
     let message = Message { body, ..probe(1) };
     for _ in 0..3 {
-        one.server.peers.send(2, message.clone());
+        one.server.peers.send([(2, message.clone())]);
     }
     for _ in 0..3 {
         assert!(two.message().await.1 == message);
@@ -132,10 +130,10 @@ async fn a_peer_that_restarts_is_found_again_quickly() {
     one.unreachable().await;
     let mut two = Node::start_at(&address, facts(2)).await;
     let since = Instant::now();
-    one.server.peers.send(2, probe(1));
+    one.server.peers.send([(2, probe(1))]);
     one.connected().await;
     assert!(since.elapsed() < Duration::from_millis(1500), "{:?}", since.elapsed());
-    one.server.peers.send(2, probe(2));
+    one.server.peers.send([(2, probe(2))]);
     while two.message().await.1 != probe(2) {}
     one.server.stop().await;
     two.server.stop().await;
@@ -193,7 +191,7 @@ async fn a_node_without_a_cluster_is_welcome_until_it_joins_another_one() {
     two.knows(1, &one);
     two.connected().await;
     two.hello.send_replace(Hello { cluster: facts(1).cluster, ..unformed.clone() });
-    two.server.peers.send(1, probe(1));
+    two.server.peers.send([(1, probe(1))]);
     assert_eq!(one.message().await.0, 2, "it joined this one");
     two.hello.send_replace(Hello { cluster: 0xbad, ..unformed });
     let why = two.unreachable().await;
@@ -217,42 +215,82 @@ async fn a_second_data_directory_with_the_same_id_is_refused_while_the_first_is_
     one.server.stop().await;
 }
 
-async fn raw_stream(address: &str, frames: Vec<Option<Frame>>) -> tonic::Streaming<v1::PeerFrame> {
-    let mut client = PeerClient::new(dial(address).await.unwrap());
-    let frames: Vec<_> = frames.into_iter().map(|frame| v1::PeerFrame { frame }).collect();
-    client.connect(stream::iter(frames)).await.unwrap().into_inner()
+/// A connection that says what a test wants.
+struct Raw(TcpStream);
+
+impl Raw {
+    async fn open(address: &str, frames: Vec<Frame>) -> Self {
+        let mut bytes = PREAMBLE.to_vec();
+        for frame in frames {
+            put_frame(&mut bytes, frame);
+        }
+        let mut raw = Self::of(address, &bytes).await;
+        read_preamble(&mut raw.0).await.unwrap();
+        raw
+    }
+
+    async fn of(address: &str, bytes: &[u8]) -> Self {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket.write_all(bytes).await.unwrap();
+        Self(socket)
+    }
+
+    async fn greeted(&mut self) {
+        assert!(matches!(read_greeting(&mut self.0).await.unwrap(), Some(Frame::Hello(_))));
+    }
+
+    /// Why it was refused; nothing comes afterwards.
+    async fn refusal(mut self) -> String {
+        let Some(Frame::Refusal(v1::Refusal { why })) = read_greeting(&mut self.0).await.unwrap() else {
+            panic!("not refused");
+        };
+        assert!(read_greeting(&mut self.0).await.unwrap_err().is_end());
+        why
+    }
 }
 
 #[tokio::test]
-async fn malformed_frames_end_the_stream_and_nothing_else() {
+async fn malformed_frames_end_the_connection_and_nothing_else() {
     let mut one = Node::start(facts(1)).await;
     let address = one.server.address.clone();
-    let greeting = || Some(Frame::Hello(hello_to_wire(&facts(2), 1)));
-    let mut answers = raw_stream(&address, vec![None]).await;
-    let refusal = answers.message().await.unwrap().unwrap().frame;
-    assert!(matches!(refusal, Some(Frame::Refusal(v1::Refusal { why })) if why.contains("not a Hello")));
+    let greeting = || Frame::Hello(hello_to_wire(&facts(2), 1));
+    let early = Raw::open(&address, vec![Frame::Refusal(v1::Refusal::default())]).await.refusal().await;
+    assert!(early.contains("not a Hello"), "{early}");
 
     let short = v1::Hello { cluster: Bytes::from_static(b"short"), ..hello_to_wire(&facts(2), 1) };
-    let status = raw_stream(&address, vec![Some(Frame::Hello(short))]).await.message().await.unwrap_err();
-    assert_eq!(status.code(), Code::InvalidArgument);
+    let short = Raw::open(&address, vec![Frame::Hello(short)]).await.refusal().await;
+    assert!(short.contains("5 bytes instead of 16"), "{short}");
 
     let body = Some(v1::raft_message::Body::Formation(Bytes::from_static(b"no entry")));
     let bad = v1::RaftMessage { body, ..Default::default() };
     let batch = Frame::Messages(v1::MessageBatch { messages: vec![bad] });
-    let mut answers = raw_stream(&address, vec![greeting(), Some(batch)]).await;
-    assert!(matches!(answers.message().await.unwrap().unwrap().frame, Some(Frame::Hello(_))));
-    assert_eq!(answers.message().await.unwrap_err().code(), Code::InvalidArgument);
+    let mut raw = Raw::open(&address, vec![greeting(), batch]).await;
+    raw.greeted().await;
+    let bad = raw.refusal().await;
+    assert!(bad.contains("malformed"), "{bad}");
 
-    let impostor = Some(Frame::Hello(hello_to_wire(&facts(3), 1)));
-    let mut answers = raw_stream(&address, vec![greeting(), impostor]).await;
-    answers.message().await.unwrap();
-    let refusal = answers.message().await.unwrap().unwrap().frame;
-    assert!(matches!(refusal, Some(Frame::Refusal(v1::Refusal { why })) if why.contains("became another")));
+    let mut raw = Raw::open(&address, vec![greeting(), Frame::Hello(hello_to_wire(&facts(3), 1))]).await;
+    raw.greeted().await;
+    let impostor = raw.refusal().await;
+    assert!(impostor.contains("became another"), "{impostor}");
+
+    let mut raw = Raw::open(&address, vec![greeting()]).await;
+    raw.greeted().await;
+    raw.0.write_all(&[0xff; 100]).await.unwrap();
+    let long = raw.refusal().await;
+    assert!(long.contains("4294967295 bytes"), "{long}");
+
+    let mut other = PREAMBLE;
+    other[7] = 9;
+    let mut raw = Raw::of(&address, &other).await;
+    read_preamble(&mut raw.0).await.unwrap();
+    let newer = raw.refusal().await;
+    assert!(newer.contains("version 9"), "{newer}");
 
     let mut two = Node::start(facts(2)).await;
     two.knows(1, &one);
     two.connected().await;
-    two.server.peers.send(1, probe(5));
+    two.server.peers.send([(1, probe(5))]);
     assert_eq!(one.message().await.1.term, 5);
     one.server.stop().await;
     two.server.stop().await;
@@ -264,10 +302,10 @@ async fn peers_that_are_no_members_any_more_are_not_dialled() {
     one.knows(2, &two);
     one.connected().await;
     one.server.peers.set_addresses(Vec::new());
-    one.server.peers.send(2, probe(1));
+    one.server.peers.send([(2, probe(1))]);
     one.knows(2, &two);
     one.connected().await;
-    one.server.peers.send(2, probe(2));
+    one.server.peers.send([(2, probe(2))]);
     assert_eq!(two.message().await.1.term, 2, "what was sent in between is lost");
     one.server.stop().await;
     two.server.stop().await;

@@ -4,15 +4,17 @@ use super::*;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::task::{Context, Wake, Waker};
 
-use d_engine_core::StorageEngine as _;
+use d_engine_core::{MetaStore, StorageEngine as _};
 use d_engine_kv::KvStateMachine;
 use d_engine_mem::{MemKvStore, MemStorageEngine};
 use d_engine_net::Hello;
 
 use crate::NodeConfig;
 use crate::clock::BootClock;
+use crate::disk::DiskQueue;
 use crate::inbox::Bounds;
 use crate::prepare::{Stores, prepare};
+use crate::state_machine_handler::ApplyQueue;
 
 /// The loop of a single node, without the threads around it.
 fn runtime(tokio: &Handle) -> Runtime {
@@ -24,7 +26,7 @@ fn runtime_by(clock: Arc<dyn Clock>, tokio: &Handle) -> Runtime {
     let machine = KvStateMachine::new(MemKvStore::new()).unwrap();
     let log: Arc<dyn LogStore> = engine.log_store();
     let config = NodeConfig::for_dir("unused");
-    let meta = engine.meta_store();
+    let meta: Arc<dyn MetaStore> = engine.meta_store();
     let stores = Stores { log: &*log, meta: &*meta, machine: &machine, is_volatile: true };
     let prepared = prepare(&config, stores, &BootClock, tokio).unwrap();
     let published = Published::new(prepared.driver.status(BootClock.now()), Hello::new(1, 0));
@@ -32,8 +34,8 @@ fn runtime_by(clock: Arc<dyn Clock>, tokio: &Handle) -> Runtime {
         driver: prepared.driver,
         clock,
         inbox: Arc::new(Inbox::new(Bounds { callers: 10, bytes: 100, messages: 10 })),
-        disk: Arc::new(DiskQueue::new()),
-        apply: Arc::new(ApplyQueue::new()),
+        writer: Writer::new(Arc::new(DiskQueue::new()), Some((log.clone(), meta)), tokio.clone()),
+        applying: Arc::new(Applying::new(Arc::new(ApplyQueue::new()))),
         log,
         wire: Wire::Nowhere,
         published: Arc::new(published),
@@ -126,4 +128,24 @@ fn a_driver_that_panics_on_a_callers_thread_ends_the_node_and_not_the_thread() {
     driver.join().unwrap();
     assert!(published.failure().unwrap().contains("the spring is broken"));
     assert!(inbox.read(false).is_err(), "nothing is taken in any more");
+}
+
+#[test]
+fn a_proposal_on_stores_that_never_wait_is_written_and_commits_within_one_round() {
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let mut runtime = runtime(tokio.handle());
+    runtime.perform_all();
+    while runtime.driver.leadership().1 != Role::Leader {
+        runtime.handle_all();
+        std::thread::yield_now();
+    }
+    let mut jobs = Vec::new();
+    runtime.applying.queue().take_more(&mut jobs);
+    jobs.clear();
+    let inbox = Arc::clone(&runtime.inbox);
+    let _answer = inbox.propose(bytes::Bytes::from_static(b"c")).unwrap();
+    runtime.handle_all();
+    runtime.applying.queue().take_more(&mut jobs);
+    assert!(matches!(jobs[..], [ApplyJob::Expect { .. }, ApplyJob::Apply { .. }]));
+    assert!(runtime.writer.queue().look(<[_]>::is_empty));
 }
