@@ -48,6 +48,7 @@ mod lease_word;
 mod local_router;
 mod log_read;
 mod machine_clock;
+mod machine_handle;
 mod marker;
 #[cfg(feature = "server")]
 mod network;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use crate::disk::SyncLatencies;
 use crate::inbox::{Applied, Inbox, NotTaken, Place, Refusal};
 use crate::key_value::check_is_for_callers;
 use crate::local_router::LocalRouter;
+use crate::machine_handle::MachineHandle;
 use crate::place::PlaceInCluster;
 use crate::published::Published;
 use crate::snapshot_store::SnapshotStore;
@@ -40,8 +41,8 @@ pub(crate) struct Shared {
     pub(crate) is_removed: AtomicBool,
     /// Tasks of the node itself; they end with it.
     tasks: Mutex<JoinSet<()>>,
-    /// Taken out at the end, so that the machine's directory is free although handles of the node remain.
-    machine: RwLock<Option<Arc<dyn StateMachine>>>,
+    /// Given up at the end, so that the machine's directory is free although handles of the node remain.
+    machine: MachineHandle,
     open: AtomicBool,
     speaks_key_value: AtomicU8,
 }
@@ -93,7 +94,7 @@ impl Shared {
             place: Mutex::default(),
             is_removed: AtomicBool::new(false),
             tasks: Mutex::default(),
-            machine: RwLock::new(Some(machine)),
+            machine: MachineHandle::new(&machine),
             open: AtomicBool::new(true),
             speaks_key_value: AtomicU8::new(0),
         }
@@ -139,7 +140,7 @@ impl Shared {
 
     /// Gives the state machine up.
     pub(crate) fn release_machine(&self) {
-        self.machine.write().unwrap_or_else(PoisonError::into_inner).take();
+        self.machine.release();
     }
 
     pub(crate) fn deadline(&self) -> Instant {
@@ -280,9 +281,8 @@ impl Shared {
     }
 
     pub(crate) fn with_machine<T>(&self, ask: impl FnOnce(&dyn StateMachine) -> Result<T, Error>) -> Result<T> {
-        let machine = self.machine.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(machine) = machine.as_deref() else { return Err(ClientError::ShuttingDown) };
-        ask(machine).map_err(|error| match error {
+        let Some(answer) = self.machine.ask(ask) else { return Err(ClientError::ShuttingDown) };
+        answer.map_err(|error| match error {
             Error::Unsupported { what } => Reason::Unsupported { why: what }.into(),
             Error::Invalid { why } => ClientError::malformed(why),
             other => ClientError::unavailable(format!("the state machine cannot be read: {other}")),
@@ -421,12 +421,12 @@ impl Shared {
             NO => return Ok(false),
             _ => {}
         }
-        let machine = self.machine.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(machine) = machine.as_deref() else { return Err(ClientError::ShuttingDown) };
+        let question = KvQuery::Get { key: Bytes::from_static(b"?") }.encode();
+        let Some(answer) = self.machine.ask(|machine| machine.read_at(question)) else {
+            return Err(ClientError::ShuttingDown);
+        };
         // Any error is an answer in another language: a machine that knows none of these bytes may call them damaged.
-        let speaks = machine
-            .read_at(KvQuery::Get { key: Bytes::from_static(b"?") }.encode())
-            .is_ok_and(|(answer, _)| matches!(KvAnswer::decode_bytes(answer), Ok(KvAnswer::Get { .. })));
+        let speaks = answer.is_ok_and(|(answer, _)| matches!(KvAnswer::decode_bytes(answer), Ok(KvAnswer::Get { .. })));
         self.speaks_key_value.store(if speaks { YES } else { NO }, Ordering::Relaxed);
         Ok(speaks)
     }
