@@ -136,6 +136,12 @@ pub trait KvStore: Send + Sync + 'static {
     /// Makes every write that has returned durable. May cost O(state): called at shutdown and by policy only.
     fn flush(&self) -> Result<(), Error>;
 
+    /// A promise that reads and writes wait for no device, nor for other threads longer than they take to copy what they
+    /// read. [`flush`](KvStore::flush) and [`replace_all`](KvStore::replace_all) may.
+    fn never_waits(&self) -> bool {
+        false
+    }
+
     /// Runs `f` on a point between two writes, on the caller's thread. `Ok(false)`: no views here, `f` was not called.
     fn with_view(&self, _f: &mut dyn FnMut(&dyn KvView) -> Result<(), Error>) -> Result<bool, Error> {
         Ok(false)

@@ -108,6 +108,13 @@ pub trait StateMachine: Send + Sync + 'static {
         Ok(results)
     }
 
+    /// A promise that [`apply`](StateMachine::apply) waits for no device, nor for other threads longer than they take to copy
+    /// what they read. The engine then applies a few entries on whatever thread has committed them, a caller's or a
+    /// socket's, as long as that has shown to take microseconds, instead of waking the one that applies everything else.
+    fn never_waits(&self) -> bool {
+        false
+    }
+
     /// [`get`](StateMachine::get) without the copy.
     fn get_bytes(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
         Ok(self.get(key)?.map(Bytes::from))

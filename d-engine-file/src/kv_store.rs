@@ -140,6 +140,10 @@ impl KvStore for FileKvStore {
         Ok(())
     }
 
+    fn never_waits(&self) -> bool {
+        true
+    }
+
     fn with_view(&self, f: &mut dyn FnMut(&dyn KvView) -> Result<(), Error>) -> Result<bool, Error> {
         f(&self.map.view()?)?;
         Ok(true)

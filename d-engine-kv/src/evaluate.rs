@@ -128,7 +128,7 @@ fn decode_command<'a>(entry: &'a Entry, overlay: &mut Overlay<'_>) -> Result<Ste
 /// Makes places for the keys that the command names, so that the whole chunk's are read at once.
 fn reserve(command: &KvCommand, overlay: &mut Overlay<'_>) -> usize {
     match command {
-        KvCommand::Delete { key } | KvCommand::Cas { key, .. } => overlay.reserve(key),
+        KvCommand::Put { key, .. } | KvCommand::Delete { key } | KvCommand::Cas { key, .. } => overlay.reserve(key),
         KvCommand::PutWith(put) => overlay.reserve(&put.key),
         KvCommand::Txn(txn) => {
             for compare in &txn.compares {
@@ -144,6 +144,10 @@ fn reserve(command: &KvCommand, overlay: &mut Overlay<'_>) -> usize {
 fn run(work: Work<'_>, index: u64, overlay: &mut Overlay<'_>, tables: &mut Tables) -> Result<KvOutcome> {
     match work {
         Ok(Task::Put { value, place }) => Ok(Run { index, overlay, tables }.put_value(place, value)),
+        // One that is not read in place, as of an older version.
+        Ok(Task::Other(KvCommand::Put { value, .. }, place)) => {
+            Ok(Run { index, overlay, tables }.put_value(place, &value))
+        }
         Ok(Task::Other(command, place)) => Run { index, overlay, tables }.run(command, place),
         Err(reject) => Ok(KvOutcome::Rejected(reject)),
     }

@@ -237,6 +237,10 @@ impl StateMachine for KvStateMachine {
         Ok(chunk.iter().zip(responses).map(|(entry, response)| ApplyResult::new(entry.index, response)).collect())
     }
 
+    fn never_waits(&self) -> bool {
+        self.store.never_waits()
+    }
+
     fn check_command(&self, command: &[u8]) -> Result<(), Error> {
         KvRequest::decode_bytes(Bytes::copy_from_slice(command)).map(drop)
     }

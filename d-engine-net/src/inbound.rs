@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -57,12 +58,29 @@ pub(crate) async fn serve(mut socket: TcpStream, shared: Arc<Shared>, stop: Stop
     };
     let mut bytes = PREAMBLE.to_vec();
     put_frame(&mut bytes, answer);
-    if socket.write_all(&bytes).await.is_err() {
-        return;
+    match remote {
+        Some((remote, claim)) => {
+            if socket.write_all(&bytes).await.is_ok() {
+                inbound.receive(socket, remote, claim).await;
+            }
+        }
+        None => {
+            let (socket, answers) = socket.into_split();
+            refuse(FrameReader::new(socket), answers, &bytes).await;
+        }
     }
-    if let Some((remote, claim)) = remote {
-        inbound.receive(socket, remote, claim).await;
-    }
+}
+
+/// Says `bytes`, and waits until the peer has ended the connection: closed with something unread, it would take them with it.
+async fn refuse(mut frames: FrameReader<OwnedReadHalf>, mut answers: OwnedWriteHalf, bytes: &[u8]) {
+    let refuse = async {
+        answers.write_all(bytes).await?;
+        answers.shutdown().await?;
+        frames.drain().await;
+        std::io::Result::Ok(())
+    };
+    // A peer that is gone need not be told.
+    let _ = timeout(REFUSED_TIMEOUT, refuse).await;
 }
 
 struct Inbound {
@@ -117,12 +135,15 @@ impl Inbound {
 
     /// Passes on what comes, until the connection ends or is to end.
     async fn receive(mut self, socket: TcpStream, remote: Hello, claim: Claim) {
-        let (socket, mut answers) = socket.into_split();
+        let (socket, answers) = socket.into_split();
         let mut frames = FrameReader::new(socket);
         let remote = Mutex::new(remote);
-        let mut reader = Reader::new(&self.shared, &remote);
+        let mut reader = Reader::new(&self.shared, &remote, self.hello.clone());
+        let stop = self.stop.clone();
+        // What the socket brings then is nobody's.
+        let is_over = || self.shared.is_stopped() || stop.is_stopping() || !claim.holds();
         let refused = tokio::select! {
-            refused = reader.run(&mut frames) => refused,
+            refused = reader.run(&mut frames, is_over) => refused,
             () = self.stop.reached(Phase::Stopping) => None,
             () = self.shared.stopped() => None,
             () = claim.superseded() => None,
@@ -131,14 +152,7 @@ impl Inbound {
         let Some(refused) = refused else { return };
         let mut bytes = Vec::new();
         put_frame(&mut bytes, self.refusal(refused));
-        // A peer that is gone need not be told. Closed with something unread, the connection would take the refusal with it.
-        let refuse = async {
-            answers.write_all(&bytes).await?;
-            answers.shutdown().await?;
-            frames.drain().await;
-            std::io::Result::Ok(())
-        };
-        let _ = timeout(REFUSED_TIMEOUT, refuse).await;
+        refuse(frames, answers, &bytes).await;
     }
 }
 

@@ -134,4 +134,9 @@ impl Stop {
         // The error says that the server is gone.
         let _ = self.0.wait_for(|now| *now >= phase).await;
     }
+
+    /// Whether no new requests are taken.
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.0.borrow() >= Phase::Stopping || self.0.has_changed().is_err()
+    }
 }

@@ -105,7 +105,7 @@ impl Applying {
         };
         let what = cause(&*panic);
         tracing::error!(what, "the state machine panicked; this node stops taking part");
-        // Before those that wait are told by being dropped: whoever asks again is told the cause.
+        // Before those in the queue are told by being dropped: whoever asks again is told the cause.
         inbox.complete(Input::StorageFailed { why: format!("its state machine panicked: {what}") });
         *held = None;
         self.queue.abandon();

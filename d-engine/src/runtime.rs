@@ -332,8 +332,12 @@ impl Runtime {
         // The apply thread of one that has just led sleeps as a leader's: only a loud job wakes it.
         let is_follower = !leads && !self.work.led;
         let is_quiet = jobs.iter().all(|job| job.is_quiet(!is_follower));
-        self.work.led = leads || self.work.led && jobs.is_empty();
         let queue = self.applying.queue();
+        let led = leads || self.work.led && jobs.is_empty();
+        if std::mem::replace(&mut self.work.led, led) && !led {
+            // From now on every job wakes it.
+            queue.wake();
+        }
         self.work.has_committed |= !is_quiet;
         let waiting = if is_quiet { queue.append_quietly(jobs) } else { queue.append_unannounced(jobs) };
         if self.work.idle_jobs.is_due(waiting) {

@@ -130,6 +130,8 @@ pub(crate) struct StateMachineHandler {
     decided: Vec<Decided>,
     snapshots: Snapshots,
     clock: MachineClock,
+    /// Threads that have other work may apply.
+    lends_itself: bool,
     pace: Pace,
     unfinished: Option<Unfinished>,
     jobs: Vec<ApplyJob>,
@@ -147,7 +149,10 @@ impl StateMachineHandler {
         snapshots: Snapshots,
         clock: MachineClock,
     ) -> Self {
+        // The one thread of an application is not made to wait, however little.
+        let has_others = runtime.runtime_flavor() != RuntimeFlavor::CurrentThread;
         Self {
+            lends_itself: has_others && machine.never_waits(),
             machine,
             log,
             runtime,
@@ -201,9 +206,7 @@ impl StateMachineHandler {
 
     /// Performs what waits if it is little; false: there is something left for the apply thread.
     pub(crate) fn perform_few(&mut self, queue: &ApplyQueue, inbox: &Inbox) -> bool {
-        // The one thread of an application is not made to wait, however little.
-        let has_others = self.runtime.runtime_flavor() != RuntimeFlavor::CurrentThread;
-        if self.failed.is_some() || self.unfinished.is_some() || !has_others {
+        if self.failed.is_some() || self.unfinished.is_some() || !self.lends_itself {
             return false;
         }
         let mut jobs = std::mem::take(&mut self.jobs);

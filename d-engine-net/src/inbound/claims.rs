@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
@@ -13,24 +14,32 @@ use crate::peer::{Shared, lock};
 /// The connections that are listened to.
 #[derive(Default)]
 pub(crate) struct Claims {
-    of_node: Mutex<HashMap<u64, (u128, Arc<Notify>)>>,
+    of_node: Mutex<HashMap<u64, (u128, Arc<Superseded>)>>,
+}
+
+/// Whether another connection has taken a claim over.
+#[derive(Default)]
+struct Superseded {
+    is: AtomicBool,
+    told: Notify,
 }
 
 /// Held by a connection; the next one of the same data directory takes it over.
 pub(super) struct Claim {
     node: u64,
-    superseded: Arc<Notify>,
+    superseded: Arc<Superseded>,
     shared: Arc<Shared>,
 }
 
 impl Claims {
     pub(super) fn claim(shared: &Arc<Shared>, hello: &Hello) -> Result<Claim, Refused> {
-        let superseded = Arc::new(Notify::new());
+        let superseded = Arc::new(Superseded::default());
         let entry = (hello.incarnation, Arc::clone(&superseded));
         match lock(&shared.claims.of_node).entry(hello.node) {
             Entry::Occupied(mut held) if held.get().0 == hello.incarnation => {
                 let (_, older) = held.insert(entry);
-                older.notify_one();
+                older.is.store(true, Ordering::Release);
+                older.told.notify_one();
             }
             Entry::Occupied(held) => {
                 let (node, there, here) = (hello.node, held.get().0, hello.incarnation);
@@ -49,7 +58,11 @@ impl Claims {
 impl Claim {
     /// Completes when another connection has taken it over.
     pub(super) async fn superseded(&self) {
-        self.superseded.notified().await;
+        self.superseded.told.notified().await;
+    }
+
+    pub(super) fn holds(&self) -> bool {
+        !self.superseded.is.load(Ordering::Acquire)
     }
 }
 

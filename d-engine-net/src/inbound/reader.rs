@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use d_engine_raft::Message;
 use tokio::io::AsyncRead;
+use tokio::sync::watch;
 
 use super::Refused;
 use crate::Hello;
@@ -20,28 +21,37 @@ pub(super) struct Reader<'a> {
     shared: &'a Arc<Shared>,
     /// What the peer says of itself; node and incarnation never change.
     remote: &'a Mutex<Hello>,
+    /// What this node says of itself.
+    hello: watch::Receiver<Hello>,
     from: u64,
     incarnation: u128,
     messages: Vec<Message>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(shared: &'a Arc<Shared>, remote: &'a Mutex<Hello>) -> Self {
+    /// `hello` has not changed since `remote` was found to agree with it.
+    pub(super) fn new(shared: &'a Arc<Shared>, remote: &'a Mutex<Hello>, hello: watch::Receiver<Hello>) -> Self {
         let (from, incarnation) = {
             let remote = lock(remote);
             (remote.node, remote.incarnation)
         };
-        Self { shared, remote, from, incarnation, messages: Vec::new() }
+        Self { shared, remote, hello, from, incarnation, messages: Vec::new() }
     }
 
-    /// Passes messages on until the connection ends, or its peer is to be refused.
-    pub(super) async fn run<R: AsyncRead + Unpin>(&mut self, frames: &mut FrameReader<R>) -> Option<Refused> {
+    /// Passes messages on until the connection ends, `is_over` says so, or its peer is to be refused.
+    pub(super) async fn run<R: AsyncRead + Unpin>(
+        &mut self,
+        frames: &mut FrameReader<R>,
+        is_over: impl Fn() -> bool,
+    ) -> Option<Refused> {
         loop {
             let outcome = match frames.read().await {
-                // What the socket brings after the end of the node is nobody's.
-                Ok(_) if self.shared.is_stopped() => return None,
-                Ok(frame) => self.take(frame, frames.has_frame()),
-                Err(ReadError::Malformed(why)) => Err(Refused::because(format!("malformed frame: {why}"))),
+                Ok(_) if is_over() => return None,
+                Ok(frame) => self.check().and_then(|()| self.take(frame, frames.has_frame())),
+                Err(ReadError::Malformed(why)) => {
+                    self.pass_on();
+                    Err(Refused::because(format!("malformed frame: {why}")))
+                }
                 Err(ReadError::Broken(error)) => {
                     tracing::debug!(from = self.from, %error, "a peer's connection ended");
                     self.pass_on();
@@ -52,6 +62,15 @@ impl<'a> Reader<'a> {
                 return Some(refused);
             }
         }
+    }
+
+    /// Facts may have changed here since the last frame.
+    fn check(&mut self) -> Result<(), Refused> {
+        if !self.hello.has_changed().unwrap_or(false) {
+            return Ok(());
+        }
+        let objection = lock(self.remote).objection(&self.hello.borrow_and_update());
+        objection.map_or(Ok(()), |why| Err(Refused::because(why)))
     }
 
     fn take(&mut self, frame: Option<Frame>, is_another_there: bool) -> Result<(), Refused> {
@@ -68,7 +87,12 @@ impl<'a> Reader<'a> {
                 self.pass_on();
                 self.greet_again(hello_from_wire(&wire)?)
             }
-            Some(Frame::Refusal(_)) | None => Ok(()),
+            Some(Frame::Refusal(_)) | None => {
+                if !is_another_there {
+                    self.pass_on();
+                }
+                Ok(())
+            }
         }
     }
 

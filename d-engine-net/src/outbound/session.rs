@@ -145,23 +145,22 @@ impl Writer {
         Written::Some
     }
 
-    /// Hello if it has changed, else messages.
+    /// Hello if it has changed, and messages.
     fn next_frame(&mut self, queue: &Mutex<Queue>) -> bool {
         self.frame.clear();
         self.frame.shrink_to(2 * FRAME_LEN_TARGET);
         self.written = 0;
+        // Before the look at the Hello: what was sent after a change of it is not said before.
+        let messages = lock(queue).take(self.incarnation);
         if self.hello.has_changed().unwrap_or(false) {
             let hello = self.hello.borrow_and_update();
             self.incarnation = hello.incarnation;
             put_frame(&mut self.frame, Frame::Hello(hello_to_wire(&hello, self.to)));
-            return true;
         }
-        let messages = lock(queue).take(self.incarnation);
-        let has_messages = !messages.is_empty();
-        if has_messages {
+        if !messages.is_empty() {
             put_frame(&mut self.frame, Frame::Messages(v1::MessageBatch { messages }));
         }
-        has_messages
+        !self.frame.is_empty()
     }
 }
 

@@ -17,6 +17,7 @@ use crate::convert::hello_to_wire;
 use crate::framing::{PREAMBLE, put_frame, read_greeting, read_preamble};
 use crate::generated::v1;
 use crate::generated::v1::peer_frame::Frame;
+use crate::generated::v1::raft_message::Empty;
 use crate::{Hello, PeerEvent, Peers};
 
 /// A server whose peer events can be waited for.
@@ -274,9 +275,15 @@ async fn malformed_frames_end_the_connection_and_nothing_else() {
     let impostor = raw.refusal().await;
     assert!(impostor.contains("became another"), "{impostor}");
 
+    let good = v1::RaftMessage { body: Some(v1::raft_message::Body::FormationProbe(Empty {})), ..Default::default() };
+    let good = Frame::Messages(v1::MessageBatch { messages: vec![v1::RaftMessage { term: 4, ..good }] });
+    let mut bytes = Vec::new();
+    put_frame(&mut bytes, good);
+    bytes.extend_from_slice(&[0xff; 100]);
     let mut raw = Raw::open(&address, vec![greeting()]).await;
     raw.greeted().await;
-    raw.0.write_all(&[0xff; 100]).await.unwrap();
+    raw.0.write_all(&bytes).await.unwrap();
+    assert_eq!(one.message().await.1.term, 4, "what came before counts");
     let long = raw.refusal().await;
     assert!(long.contains("4294967295 bytes"), "{long}");
 

@@ -49,6 +49,8 @@ struct Machine {
     gate: Notify,
     applied: Mutex<Vec<(u64, ThreadId)>>,
     told: AtomicU64,
+    /// Never to wait.
+    promises: bool,
 }
 
 #[async_trait]
@@ -98,6 +100,9 @@ impl StateMachine for Machine {
     async fn reset(&self) -> Result<(), Error> {
         self.inner.reset().await
     }
+    fn never_waits(&self) -> bool {
+        self.promises
+    }
     fn leadership(&self, _: bool, _: Duration) {
         self.told.fetch_add(1, Ordering::SeqCst);
     }
@@ -118,6 +123,10 @@ struct Stage {
 
 impl Stage {
     fn new(leads: bool) -> Arc<Self> {
+        Self::with_promise(leads, true)
+    }
+
+    fn with_promise(leads: bool, promises: bool) -> Arc<Self> {
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
         let machine = Arc::new(Machine {
             inner: KvStateMachine::new(MemKvStore::new()).unwrap(),
@@ -125,6 +134,7 @@ impl Stage {
             gate: Notify::new(),
             applied: Mutex::default(),
             told: AtomicU64::new(0),
+            promises,
         });
         let clock = Arc::new(Standing(AtomicU64::new(1 << 30)));
         let (queue, inbox) =
@@ -316,4 +326,14 @@ fn what_a_follower_applies_is_left_to_gather_unless_a_reader_waits() {
         stage.applying.drive(&stage.inbox);
         answer.blocking_recv().unwrap().unwrap();
     }
+}
+
+#[test]
+fn a_machine_that_has_promised_nothing_is_applied_by_its_thread_alone() {
+    let stage = Stage::with_promise(true, false);
+    let me = std::thread::current().id();
+    for _ in 0..200 {
+        stage.put().unwrap();
+    }
+    assert!(stage.machine.applied.lock().unwrap().iter().all(|(_, on)| *on != me));
 }

@@ -55,6 +55,10 @@ impl StateMachine for Counter {
         Ok(())
     }
 
+    fn never_waits(&self) -> bool {
+        true
+    }
+
     fn len(&self) -> usize {
         self.now().1
     }
