@@ -411,7 +411,7 @@ impl StateMachineHandler {
     fn answer(&mut self, chunk: &Chunk, results: Vec<ApplyResult>) {
         // Before the answers, so that a caller who has its answer reads its own write.
         self.applied.store(chunk.last, Ordering::Release);
-        crate::budget::reached("apply", 0, chunk.last);
+        crate::budget::reached("apply", self.snapshots.node, chunk.last);
         self.snapshots.applied();
         if let Some(term) = chunk.term {
             self.clock.applied(term);

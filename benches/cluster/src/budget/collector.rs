@@ -70,9 +70,6 @@ impl Subscriber for Collector {
         }
         let mut told = Told { at, stage: String::new(), node: 0, peer: 0, last: 0 };
         event.record(&mut told);
-        if told.node == 0 {
-            told.node = node_of_this_thread();
-        }
         self.0.told.lock().unwrap_or_else(PoisonError::into_inner).push(told);
     }
 
@@ -98,11 +95,4 @@ impl Visit for Told {
     }
 
     fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
-}
-
-/// A node's threads are called after it: `d-engine-1-apply`.
-fn node_of_this_thread() -> u64 {
-    let thread = std::thread::current();
-    let number = thread.name().and_then(|name| name.strip_prefix("d-engine-")?.split('-').next()?.parse().ok());
-    number.unwrap_or(0)
 }
