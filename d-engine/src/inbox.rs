@@ -21,6 +21,7 @@ use d_engine_core::LogId;
 use d_engine_raft::{Change, Event, Message, NodeId, Rejection};
 use tokio::sync::oneshot;
 
+use crate::queue::move_all;
 use crate::runtime::Runtime;
 
 mod waiting;
@@ -419,11 +420,7 @@ impl Inbox {
     /// Moves everything that waits into `into`, except proposals.
     pub(crate) fn take_all(&self, into: &mut Vec<Inbound>) {
         let mut waiting = self.waiting();
-        if into.is_empty() {
-            std::mem::swap(&mut waiting.items, into);
-        } else {
-            into.append(&mut waiting.items);
-        }
+        move_all(&mut waiting.items, into);
         (waiting.is_urgent, waiting.has_reads, waiting.has_applied) = (false, false, false);
         drop(waiting);
         let messages = into.iter().filter(|inbound| matches!(inbound, Inbound::Message { .. })).count();
@@ -438,11 +435,7 @@ impl Inbox {
         if waiting.proposals.len() < min && !waiting.closed {
             return;
         }
-        if into.is_empty() {
-            std::mem::swap(&mut waiting.proposals, into);
-        } else {
-            into.append(&mut waiting.proposals);
-        }
+        move_all(&mut waiting.proposals, into);
         drop(waiting);
         self.queued.remove(into.len(), into.iter().map(Inbound::command_len).sum());
     }

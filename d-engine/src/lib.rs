@@ -33,6 +33,7 @@
 mod applying;
 pub mod archive;
 mod assembled;
+mod at_once;
 mod budget;
 mod builder;
 mod clock;
@@ -42,6 +43,8 @@ mod durable;
 mod ending;
 mod error;
 mod groups;
+#[cfg(test)]
+mod hooks;
 mod inbox;
 mod key_value;
 mod lease_word;

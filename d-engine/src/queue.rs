@@ -8,6 +8,15 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+/// Moves everything to the end of `into`; what is not needed of two allocations stays behind.
+pub(crate) fn move_all<T>(from: &mut Vec<T>, into: &mut Vec<T>) {
+    if into.is_empty() {
+        std::mem::swap(from, into);
+    } else {
+        into.append(from);
+    }
+}
+
 pub(crate) struct Queue<T> {
     state: Mutex<State<T>>,
     wake: Condvar,
@@ -87,11 +96,7 @@ impl<T> Queue<T> {
             items.clear();
             return 0;
         }
-        if state.items.is_empty() {
-            std::mem::swap(&mut state.items, items);
-        } else {
-            state.items.append(items);
-        }
+        move_all(items, &mut state.items);
         state.is_due |= deepest != Some(Sleep::Light);
         let waiting = state.items.len();
         self.wake_if(deepest, state);
@@ -156,11 +161,7 @@ impl<T> Queue<T> {
     /// Moves everything that waits to the end of `into`.
     pub(crate) fn take_more(&self, into: &mut Vec<T>) {
         let mut state = self.lock();
-        if into.is_empty() {
-            std::mem::swap(&mut state.items, into);
-        } else {
-            into.append(&mut state.items);
-        }
+        move_all(&mut state.items, into);
         state.is_due = false;
     }
 

@@ -226,11 +226,16 @@ impl Runtime {
 
     fn handle_each(&mut self, taken: &mut Vec<Inbound>) {
         for inbound in taken.drain(..) {
-            let Some(event) = self.event_of(inbound) else { continue };
-            self.work.news.take_in(&event);
-            crate::budget::taken(&self.published, &event);
-            self.driver.handle(self.clock.now(), event);
+            if let Some(event) = self.event_of(inbound) {
+                self.handle(event);
+            }
         }
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.work.news.take_in(&event);
+        crate::budget::taken(&self.published, &event);
+        self.driver.handle(self.clock.now(), event);
     }
 
     fn next_group(&mut self) -> (usize, Option<Instant>) {
@@ -363,10 +368,7 @@ impl Runtime {
                 Input::StorageFailed { why: error.to_string() }
             }
         };
-        let event = input.into();
-        self.work.news.take_in(&event);
-        crate::budget::taken(&self.published, &event);
-        self.driver.handle(self.clock.now(), event);
+        self.handle(input.into());
         true
     }
 

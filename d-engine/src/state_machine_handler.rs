@@ -6,16 +6,16 @@
 //!
 //! [`Applying`]: crate::applying::Applying
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use d_engine_core::{ApplyResult, Entry, EntryKind, Error, LogId, LogStore, Severity, StateMachine};
 use d_engine_raft::Input;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+use crate::at_once::{Begun, begun, poll_once};
 use crate::inbox::{Applied, Caller, Inbox, Refusal};
 use crate::machine_clock::MachineClock;
 use crate::pace::Pace;
@@ -101,7 +101,7 @@ pub(crate) struct Pause {
 }
 
 /// Commands that a machine is applying.
-type Commands = Pin<Box<dyn Future<Output = Result<Vec<ApplyResult>, Error>> + Send>>;
+type Commands = Begun<Result<Vec<ApplyResult>, Error>>;
 
 /// Entries `first..=last` on their way into the machine.
 struct Chunk {
@@ -373,21 +373,16 @@ impl StateMachineHandler {
         let (chunk, commands) = self.begin(first, last, entries)?;
         let mut results = Vec::new();
         if !commands.is_empty() {
-            let (count, begun) = (commands.len(), Instant::now());
+            let (count, since) = (commands.len(), Instant::now());
             let machine = Arc::clone(&self.machine);
-            // Beside the budget of the task that this thread may be running: only the machine makes it wait.
-            let mut commands: Commands =
-                Box::pin(tokio::task::unconstrained(async move { machine.apply(commands).await }));
-            let context = self.runtime.enter();
-            let polled = commands.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-            drop(context);
-            let Poll::Ready(applied) = polled else {
+            let mut commands: Commands = begun(async move { machine.apply(commands).await });
+            let Poll::Ready(applied) = poll_once(&mut commands, &self.runtime) else {
                 self.pace.waited();
                 self.unfinished = Some(Unfinished { chunk, commands, rest: Vec::new() });
                 return Ok(());
             };
             results = applied?;
-            self.pace.took(count, begun.elapsed());
+            self.pace.took(count, since.elapsed());
         }
         self.answer(&chunk, results);
         Ok(())

@@ -1,19 +1,19 @@
 //! Where a round's writes go: to the disk thread, or, if the stores never wait, to the stores at once.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 
 use d_engine_core::{Error, LogStore, MetaStore};
 use d_engine_raft::Write;
 use tokio::runtime::Handle;
 
+use crate::at_once::{Begun, begun, poll_once};
 use crate::disk::{DiskJob, DiskQueue};
 use crate::ending::cause;
 
 /// Writes under way.
-pub(crate) type Writing = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+pub(crate) type Writing = Begun<Result<(), Error>>;
 
 pub(crate) struct Writer {
     queue: Arc<DiskQueue>,
@@ -58,9 +58,7 @@ impl Writer {
                     DiskJob::Begun { .. } => None,
                 });
                 let writing = write_all(Arc::clone(log), Arc::clone(meta), writes.collect());
-                // Beside the budget of the task that this thread may be running: only the store makes it wait.
-                let writing: Writing = Box::pin(tokio::task::unconstrained(writing));
-                self.begin(last, writing)
+                self.begin(last, begun(writing))
             }
             _ => {
                 self.handed = Some(last);
@@ -71,12 +69,8 @@ impl Writer {
     }
 
     fn begin(&mut self, seq: u64, mut writing: Writing) -> Result<Option<u64>, Error> {
-        let context = self.runtime.enter();
-        let poll = || writing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         // What a panic leaves behind is not looked at again.
-        let polled = catch_unwind(AssertUnwindSafe(poll));
-        drop(context);
-        match polled {
+        match catch_unwind(AssertUnwindSafe(|| poll_once(&mut writing, &self.runtime))) {
             Ok(Poll::Ready(Ok(()))) => Ok(Some(seq)),
             Ok(Poll::Pending) => {
                 tracing::warn!("the store waits although it has promised not to; from now on its thread writes");

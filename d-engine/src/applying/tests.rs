@@ -1,18 +1,14 @@
 //! Who applies, and that it makes no difference.
 
 use super::*;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU64};
 use std::thread::ThreadId;
 use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use d_engine_core::{
-    Entry, EntryKind, Error, KvCommand, LogId, SnapshotChecksum, SnapshotMetadata, StateMachine, StorageEngine as _,
-};
-use d_engine_kv::KvStateMachine;
-use d_engine_mem::{MemKvStore, MemStorageEngine};
+use d_engine_core::{Entry, EntryKind, KvCommand, LogId, StorageEngine as _};
+use d_engine_mem::MemStorageEngine;
 use d_engine_raft::Event;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot::Receiver;
@@ -20,6 +16,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::NodeConfig;
 use crate::clock::Clock;
+use crate::hooks::{HookedMachine, MachineHooks};
 use crate::inbox::{Applied, Bounds, Inbound, Refusal};
 use crate::machine_clock::MachineClock;
 use crate::published::Leadership;
@@ -44,7 +41,6 @@ const PANICS: u8 = 3;
 
 /// Notes what is applied, and on which thread.
 struct Machine {
-    inner: KvStateMachine,
     mood: AtomicU8,
     gate: Notify,
     applied: Mutex<Vec<(u64, ThreadId)>>,
@@ -54,20 +50,8 @@ struct Machine {
 }
 
 #[async_trait]
-impl StateMachine for Machine {
-    fn start(&self) -> Result<(), Error> {
-        self.inner.start()
-    }
-    fn stop(&self) -> Result<(), Error> {
-        self.inner.stop()
-    }
-    fn is_running(&self) -> bool {
-        self.inner.is_running()
-    }
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        self.inner.get(key)
-    }
-    async fn apply_chunk(&self, chunk: Vec<Entry>) -> Result<(), Error> {
+impl MachineHooks for Machine {
+    async fn before_apply(&self, chunk: &[Entry]) {
         let begun = Instant::now();
         match self.mood.load(Ordering::SeqCst) {
             SLOW => while begun.elapsed() < Duration::from_millis(1) {},
@@ -77,40 +61,20 @@ impl StateMachine for Machine {
         }
         let on = std::thread::current().id();
         self.applied.lock().unwrap().extend(chunk.iter().map(|entry| (entry.index, on)));
-        self.inner.apply_chunk(chunk).await
     }
-    fn len(&self) -> usize {
-        self.inner.len()
-    }
-    fn last_applied(&self) -> LogId {
-        self.inner.last_applied()
-    }
-    fn snapshot_metadata(&self) -> Option<SnapshotMetadata> {
-        None
-    }
-    async fn generate_snapshot_data(&self, dir: PathBuf, at: LogId) -> Result<SnapshotChecksum, Error> {
-        self.inner.generate_snapshot_data(dir, at).await
-    }
-    async fn apply_snapshot_from_file(&self, metadata: &SnapshotMetadata, path: PathBuf) -> Result<(), Error> {
-        self.inner.apply_snapshot_from_file(metadata, path).await
-    }
-    fn flush(&self) -> Result<(), Error> {
-        self.inner.flush()
-    }
-    async fn reset(&self) -> Result<(), Error> {
-        self.inner.reset().await
-    }
+
     fn never_waits(&self) -> bool {
         self.promises
     }
-    fn leadership(&self, _: bool, _: Duration) {
+
+    fn told(&self) {
         self.told.fetch_add(1, Ordering::SeqCst);
     }
 }
 
 /// An apply thread, and what a driver has.
 struct Stage {
-    machine: Arc<Machine>,
+    machine: Arc<HookedMachine<Machine>>,
     applying: Arc<Applying>,
     inbox: Arc<Inbox>,
     /// The last index that was given out; held by who drives.
@@ -128,14 +92,13 @@ impl Stage {
 
     fn with_promise(leads: bool, promises: bool) -> Arc<Self> {
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
-        let machine = Arc::new(Machine {
-            inner: KvStateMachine::new(MemKvStore::new()).unwrap(),
+        let machine = Arc::new(HookedMachine::new(Machine {
             mood: AtomicU8::new(QUICK),
             gate: Notify::new(),
             applied: Mutex::default(),
             told: AtomicU64::new(0),
             promises,
-        });
+        }));
         let clock = Arc::new(Standing(AtomicU64::new(1 << 30)));
         let (queue, inbox) =
             (Arc::new(ApplyQueue::new()), Arc::new(Inbox::new(Bounds { callers: 100, bytes: 10_000, messages: 10 })));

@@ -1,20 +1,18 @@
 //! The machine is told of the time although it is busy.
 
-use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use d_engine_core::{KvCommand, SnapshotChecksum, SnapshotMetadata, StorageEngine as _};
-use d_engine_kv::KvStateMachine;
-use d_engine_mem::{MemKvStore, MemStorageEngine};
+use d_engine_core::{KvCommand, StorageEngine as _};
+use d_engine_mem::MemStorageEngine;
 use tokio::sync::watch;
 
 use super::*;
 use crate::NodeConfig;
 use crate::applying::Applying;
 use crate::clock::Clock;
+use crate::hooks::{HookedMachine, MachineHooks};
 use crate::inbox::Bounds;
 use crate::published::Leadership;
 use crate::snapshot_policy::{Label, Progress};
@@ -32,53 +30,18 @@ impl Clock for WorkClock {
 
 /// Takes 600 ms for each chunk, and counts how often it is asked what is due.
 struct Slow {
-    inner: KvStateMachine,
     clock: Arc<WorkClock>,
     looks: AtomicUsize,
 }
 
 #[async_trait]
-impl StateMachine for Slow {
-    fn start(&self) -> Result<(), Error> {
-        self.inner.start()
-    }
-    fn stop(&self) -> Result<(), Error> {
-        self.inner.stop()
-    }
-    fn is_running(&self) -> bool {
-        self.inner.is_running()
-    }
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        self.inner.get(key)
-    }
-    async fn apply_chunk(&self, chunk: Vec<Entry>) -> Result<(), Error> {
+impl MachineHooks for Slow {
+    async fn before_apply(&self, _: &[Entry]) {
         self.clock.0.fetch_add(600, Ordering::Relaxed);
-        self.inner.apply_chunk(chunk).await
     }
-    fn len(&self) -> usize {
-        self.inner.len()
-    }
-    fn last_applied(&self) -> LogId {
-        self.inner.last_applied()
-    }
-    fn snapshot_metadata(&self) -> Option<SnapshotMetadata> {
-        None
-    }
-    async fn generate_snapshot_data(&self, dir: PathBuf, at: LogId) -> Result<SnapshotChecksum, Error> {
-        self.inner.generate_snapshot_data(dir, at).await
-    }
-    async fn apply_snapshot_from_file(&self, metadata: &SnapshotMetadata, path: PathBuf) -> Result<(), Error> {
-        self.inner.apply_snapshot_from_file(metadata, path).await
-    }
-    fn flush(&self) -> Result<(), Error> {
-        self.inner.flush()
-    }
-    async fn reset(&self) -> Result<(), Error> {
-        self.inner.reset().await
-    }
-    fn due(&self, _: Duration) -> Vec<Bytes> {
+
+    fn asked(&self) {
         self.looks.fetch_add(1, Ordering::Relaxed);
-        Vec::new()
     }
 }
 
@@ -87,8 +50,7 @@ fn a_machine_that_is_never_idle_is_asked_what_is_due_after_each_round() {
     const ROUNDS: u64 = 6;
     let tokio = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let clock = Arc::new(WorkClock::default());
-    let inner = KvStateMachine::new(MemKvStore::new()).unwrap();
-    let machine = Arc::new(Slow { inner, clock: Arc::clone(&clock), looks: AtomicUsize::new(0) });
+    let machine = Arc::new(HookedMachine::new(Slow { clock: Arc::clone(&clock), looks: AtomicUsize::new(0) }));
     let (queue, inbox) = (Arc::new(ApplyQueue::new()), Inbox::new(Bounds { callers: 10, bytes: 100, messages: 10 }));
     for index in 1..=ROUNDS {
         let command = KvCommand::Put { key: "k".into(), value: "v".into() }.encode();

@@ -1,63 +1,40 @@
 //! What is written at once, and what is not.
 
 use super::*;
-use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use async_trait::async_trait;
 use d_engine_core::{Entry, EntryKind, HardState, LogId, StorageEngine as _};
 use d_engine_mem::MemStorageEngine;
 
+use crate::hooks::{HookedLog, LogHooks};
+
 const WAITS: u8 = 1;
 const FAILS: u8 = 2;
 const PANICS: u8 = 3;
 
 /// Breaks its promise when told to.
+#[derive(Default)]
 struct Log {
-    inner: Arc<dyn LogStore>,
     mood: AtomicU8,
 }
 
 #[async_trait]
-impl LogStore for Log {
-    async fn persist_entries(&self, entries: Vec<Entry>) -> Result<(), Error> {
+impl LogHooks for Log {
+    async fn before_append(&self, _: &[Entry]) -> Result<(), Error> {
         match self.mood.load(Ordering::SeqCst) {
             WAITS => tokio::task::yield_now().await,
             FAILS => return Err(Error::backend("the tape is torn")),
             PANICS => panic!("the tape burns"),
             _ => {}
         }
-        self.inner.persist_entries(entries).await
-    }
-    async fn entry(&self, index: u64) -> Result<Option<Entry>, Error> {
-        self.inner.entry(index).await
-    }
-    async fn get_entries(&self, range: RangeInclusive<u64>) -> Result<Vec<Entry>, Error> {
-        self.inner.get_entries(range).await
-    }
-    async fn purge(&self, up_to: LogId) -> Result<(), Error> {
-        self.inner.purge(up_to).await
-    }
-    async fn truncate(&self, from: u64) -> Result<(), Error> {
-        self.inner.truncate(from).await
-    }
-    async fn flush(&self) -> Result<(), Error> {
-        self.inner.flush().await
-    }
-    async fn reset(&self) -> Result<(), Error> {
-        self.inner.reset().await
-    }
-    fn last_index(&self) -> u64 {
-        self.inner.last_index()
-    }
-    fn purged(&self) -> LogId {
-        self.inner.purged()
+        Ok(())
     }
 }
 
 struct Stage {
     tokio: tokio::runtime::Runtime,
-    log: Arc<Log>,
+    log: Arc<HookedLog<Log>>,
     meta: Arc<dyn MetaStore>,
     queue: Arc<DiskQueue>,
     writer: Writer,
@@ -67,7 +44,7 @@ impl Stage {
     fn new() -> Self {
         let tokio = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let engine = MemStorageEngine::new();
-        let log = Arc::new(Log { inner: engine.log_store(), mood: AtomicU8::new(0) });
+        let log = Arc::new(HookedLog::new(engine.log_store(), Log::default()));
         let (meta, queue): (Arc<dyn MetaStore>, _) = (engine.meta_store(), Arc::new(DiskQueue::new()));
         let here = Some((Arc::clone(&log) as _, Arc::clone(&meta)));
         let writer = Writer::new(Arc::clone(&queue), here, tokio.handle().clone());
