@@ -103,6 +103,13 @@ pub(crate) struct Pause {
 /// Commands that a machine is applying.
 type Commands = Begun<Result<Vec<ApplyResult>, Error>>;
 
+/// How far a machine came at once.
+enum Attempt {
+    Done(Vec<ApplyResult>),
+    /// It waits for something.
+    Waits(Commands),
+}
+
 /// Entries `first..=last` on their way into the machine.
 struct Chunk {
     first: u64,
@@ -356,13 +363,9 @@ impl StateMachineHandler {
     /// Applies `entries`, which are those of `first..=last`.
     fn apply(&mut self, first: u64, last: u64, entries: Vec<Entry>) -> Result<(), Error> {
         let (chunk, commands) = self.begin(first, last, entries)?;
-        let results = if commands.is_empty() {
-            Vec::new()
-        } else {
-            let (count, begun) = (commands.len(), Instant::now());
-            let results = self.runtime.block_on(self.machine.apply(commands))?;
-            self.pace.took(count, begun.elapsed());
-            results
+        let results = match self.attempt(commands)? {
+            Attempt::Done(results) => results,
+            Attempt::Waits(commands) => self.runtime.block_on(commands)?,
         };
         self.answer(&chunk, results);
         Ok(())
@@ -371,21 +374,28 @@ impl StateMachineHandler {
     /// The same on a thread that must not wait. If the machine waits for something, the chunk is unfinished.
     fn apply_at_once(&mut self, first: u64, last: u64, entries: Vec<Entry>) -> Result<(), Error> {
         let (chunk, commands) = self.begin(first, last, entries)?;
-        let mut results = Vec::new();
-        if !commands.is_empty() {
-            let (count, since) = (commands.len(), Instant::now());
-            let machine = Arc::clone(&self.machine);
-            let mut commands: Commands = begun(async move { machine.apply(commands).await });
-            let Poll::Ready(applied) = poll_once(&mut commands, &self.runtime) else {
-                self.pace.waited();
-                self.unfinished = Some(Unfinished { chunk, commands, rest: Vec::new() });
-                return Ok(());
-            };
-            results = applied?;
-            self.pace.took(count, since.elapsed());
+        match self.attempt(commands)? {
+            Attempt::Done(results) => self.answer(&chunk, results),
+            Attempt::Waits(commands) => self.unfinished = Some(Unfinished { chunk, commands, rest: Vec::new() }),
         }
-        self.answer(&chunk, results);
         Ok(())
+    }
+
+    /// Gives commands to the machine, and takes note of how quick it is.
+    fn attempt(&mut self, commands: Vec<Entry>) -> Result<Attempt, Error> {
+        if commands.is_empty() {
+            return Ok(Attempt::Done(Vec::new()));
+        }
+        let (count, since) = (commands.len(), Instant::now());
+        let machine = Arc::clone(&self.machine);
+        let mut commands: Commands = begun(async move { machine.apply(commands).await });
+        let Poll::Ready(applied) = poll_once(&mut commands, &self.runtime) else {
+            self.pace.waited();
+            return Ok(Attempt::Waits(commands));
+        };
+        let results = applied?;
+        self.pace.took(count, since.elapsed());
+        Ok(Attempt::Done(results))
     }
 
     /// Checks the entries and gives the commands among them.

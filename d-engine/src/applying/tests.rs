@@ -1,7 +1,7 @@
 //! Who applies, and that it makes no difference.
 
 use super::*;
-use std::sync::atomic::{AtomicU8, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 use std::thread::ThreadId;
 use std::time::Instant;
 
@@ -42,6 +42,8 @@ const PANICS: u8 = 3;
 /// Notes what is applied, and on which thread.
 struct Machine {
     mood: AtomicU8,
+    /// It has come to the gate.
+    waiting: AtomicBool,
     gate: Notify,
     applied: Mutex<Vec<(u64, ThreadId)>>,
     told: AtomicU64,
@@ -55,7 +57,10 @@ impl MachineHooks for Machine {
         let begun = Instant::now();
         match self.mood.load(Ordering::SeqCst) {
             SLOW => while begun.elapsed() < Duration::from_millis(1) {},
-            WAITS => self.gate.notified().await,
+            WAITS => {
+                self.waiting.store(true, Ordering::SeqCst);
+                self.gate.notified().await;
+            }
             PANICS => panic!("the gears are jammed"),
             _ => {}
         }
@@ -94,6 +99,7 @@ impl Stage {
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
         let machine = Arc::new(HookedMachine::new(Machine {
             mood: AtomicU8::new(QUICK),
+            waiting: AtomicBool::new(false),
             gate: Notify::new(),
             applied: Mutex::default(),
             told: AtomicU64::new(0),
@@ -234,6 +240,10 @@ fn a_machine_that_waits_keeps_no_driver_and_is_finished_before_anything_else_is_
     stage.machine.mood.store(WAITS, Ordering::SeqCst);
     let waits = stage.commit();
     stage.applying.drive(&stage.inbox);
+    // The apply thread may have had the handler just then.
+    while !stage.machine.waiting.load(Ordering::SeqCst) {
+        std::thread::yield_now();
+    }
     stage.machine.mood.store(QUICK, Ordering::SeqCst);
     let next = stage.commit();
     stage.applying.drive(&stage.inbox);
