@@ -4,10 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything that should take a moment may take.
@@ -66,14 +64,7 @@ pub fn run_with_input(arguments: &[&str], input: &[u8]) -> Ran {
 
 /// A port that nobody listens on, below those that the system gives to connections.
 pub fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let next = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id().wrapping_mul(61));
-        let port = u16::try_from(10_000 + next % 5_000).unwrap();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
+    d_engine_processes::free_ports(1).unwrap()[0]
 }
 
 /// One `serve` process, killed when dropped.
