@@ -1,5 +1,6 @@
 //! The background thread of the log: prepares the next segment ahead of use, a purged one or a new file of zeros in steps
-//! paced by the appends, notes the synced position in the state file once the log rests, and frees what left memory.
+//! paced by the appends, notes the synced position in the state file once the log rests, frees what left memory, and
+//! closes the files of removed segments.
 //!
 //! It is owned and joined by the log store, and never touches a segment that has its name.
 
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use d_engine_core::{Error, Result};
 
+use crate::log_index::Segment;
 use crate::segment::Position;
 use crate::shared::{Shared, lock};
 use crate::tail::Cached;
@@ -16,6 +18,10 @@ use crate::wal::{Prepared, STEP};
 
 /// The synced position goes to the state file after this time without a flush.
 const REST: Duration = Duration::from_millis(50);
+
+/// Appends of so many bytes make a segment of allocated space cheaper than one of zeros: these would be as much again for
+/// the disk to write, and the journal's work at the first write of a place is nothing beside so many bytes.
+const LARGE: u64 = 512 << 10;
 
 /// The handle to the thread.
 #[derive(Debug)]
@@ -40,6 +46,8 @@ struct State {
     allowed: u64,
     /// Somebody waits for it.
     urgent: bool,
+    /// Appends are large: what it lacks is allocated, all at once, instead of written.
+    large_appends: bool,
     /// It could not be prepared; the next who waits tries again.
     stalled: bool,
     ready: Option<Result<Prepared>>,
@@ -51,6 +59,8 @@ struct State {
     save_now: bool,
     /// Entries that are to be freed.
     discarded: Vec<Cached>,
+    /// Removed segments whose files are to be closed.
+    removed: Vec<Segment>,
 }
 
 impl Keeper {
@@ -75,9 +85,10 @@ impl Keeper {
         }
     }
 
-    /// Lets the preparation go on up to `length` bytes.
-    pub(crate) fn allow(&self, length: u64) {
+    /// Lets the preparation go on up to `length` bytes, after an append of `appended` bytes.
+    pub(crate) fn allow(&self, length: u64, appended: u64) {
         let mut state = lock(&self.desk.state);
+        state.large_appends = appended >= LARGE;
         if state.allowed < length {
             state.allowed = length;
             self.desk.changed.notify_all();
@@ -141,6 +152,16 @@ impl Keeper {
         }
     }
 
+    /// Closes the files of removed segments beside the caller: that is what gives their space back, and takes tens of
+    /// milliseconds for a long one.
+    pub(crate) fn close(&self, segments: Vec<Segment>) {
+        let mut state = lock(&self.desk.state);
+        if !segments.is_empty() && !state.stop {
+            state.removed.extend(segments);
+            self.desk.changed.notify_all();
+        }
+    }
+
     /// Says that a flush was made.
     pub(crate) fn flushed(&self) {
         let mut state = lock(&self.desk.state);
@@ -180,10 +201,11 @@ fn run(shared: &Shared, desk: &Desk) {
     let mut seen = Position::default();
     let mut state = lock(&desk.state);
     while !state.stop {
-        if !state.discarded.is_empty() {
-            let discarded = std::mem::take(&mut state.discarded);
+        // Before a segment is made: it may need the space.
+        if !state.discarded.is_empty() || !state.removed.is_empty() {
+            let unused = (std::mem::take(&mut state.discarded), std::mem::take(&mut state.removed));
             drop(state);
-            drop(discarded);
+            drop(unused);
             state = lock(&desk.state);
             continue;
         }
@@ -197,13 +219,14 @@ fn run(shared: &Shared, desk: &Desk) {
                     partial = state.spares.pop();
                 }
                 let length = partial.as_ref().map_or(0, |prepared| prepared.length);
+                let allocated = state.large_appends || (urgent && wanted.saturating_sub(length) > STEP);
                 drop(state);
-                let step = match (urgent, spare) {
+                let step = match (urgent || allocated, spare) {
                     (true, _) => wanted,
                     (false, true) => length,
                     (false, false) => (length + STEP).min(wanted),
                 };
-                let result = prepare(shared, partial.take(), step);
+                let result = prepare(shared, partial.take(), step, allocated);
                 state = lock(&desk.state);
                 file_result(&mut state, &mut partial, result, urgent);
                 desk.changed.notify_all();
@@ -245,12 +268,16 @@ impl Drop for Ended<'_> {
     }
 }
 
-fn prepare(shared: &Shared, partial: Option<Prepared>, length: u64) -> Result<Prepared> {
+fn prepare(shared: &Shared, partial: Option<Prepared>, length: u64, allocated: bool) -> Result<Prepared> {
     let mut prepared = match partial {
         Some(prepared) => prepared,
         None => shared.wal.begin_prepared()?,
     };
-    shared.wal.extend_prepared(&mut prepared, length)?;
+    if allocated {
+        shared.wal.allocate_prepared(&mut prepared, length)?;
+    } else {
+        shared.wal.extend_prepared(&mut prepared, length)?;
+    }
     Ok(prepared)
 }
 

@@ -79,7 +79,8 @@ pub struct FileStorageOptions {
     pub tail_cache_bytes: usize,
     /// Whether batches are compressed when they are written. Those on disk are read either way.
     pub compression: Compression,
-    /// Purged segments whose files are kept to be written again, which costs half of a new file's first use.
+    /// Purged segments whose files are kept to be written again, which costs half of a new file's first use. The default
+    /// holds what a log that grows to 256 MiB between snapshots gives back: no more than it takes up before each.
     pub spare_segments_max: usize,
 }
 
@@ -101,7 +102,7 @@ impl Default for FileStorageOptions {
             segment_bytes_max: 64 << 20,
             tail_cache_bytes: 16 << 20,
             compression: Compression::None,
-            spare_segments_max: 1,
+            spare_segments_max: 4,
         }
     }
 }

@@ -140,7 +140,7 @@ impl FileLogStore {
         let sixteenth = (active.length / 16).max(PAGE);
         if from / sixteenth != to / sixteenth || from == active.start {
             let part = to as f64 / active.length as f64;
-            self.keeper.allow((2.0 * part * self.next_length(active.length) as f64) as u64);
+            self.keeper.allow((2.0 * part * self.next_length(active.length) as f64) as u64, to - from);
         }
     }
 
@@ -245,16 +245,20 @@ impl FileLogStore {
 
     /// Removes segments that the state file no longer counts, oldest first, or keeps their files to be written again.
     fn remove(&self, segments: Vec<Segment>) -> Result<()> {
+        let mut removed = Vec::new();
         for mut segment in segments {
             // A reader that has the file would find another segment's bytes in it; none can get it any more.
             let unused = Arc::get_mut(&mut segment.file).is_some();
-            let kept = if unused && self.keeper.wants_spare() && segment.is_short(self.segment_bytes_max) {
+            let done = if unused && self.keeper.wants_spare() && segment.is_short(self.segment_bytes_max) {
                 self.shared.wal.retire(segment.sequence, segment.file).map(|spare| self.keeper.add_spare(spare))
             } else {
-                self.shared.wal.remove(segment.sequence)
+                let done = self.shared.wal.remove(segment.sequence);
+                removed.push(segment);
+                done
             };
-            kept.map_err(|error| self.shared.poison(error))?;
+            done.map_err(|error| self.shared.poison(error))?;
         }
+        self.keeper.close(removed);
         Ok(())
     }
 

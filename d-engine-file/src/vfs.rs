@@ -24,6 +24,13 @@ pub trait VfsFile: Debug + Send + Sync {
     /// Writes all of `data` at `offset`. Durable only after [`VfsFile::sync_data`].
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
 
+    /// Makes the file `len` bytes long where it is shorter, with space on the disk for what it gains, which reads as zeros.
+    /// Durable only after [`VfsFile::sync_data`]. Much cheaper than writing these zeros; but the first write to each part
+    /// of them costs the journal of the file system something.
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        fill_with_zeros(self, len)
+    }
+
     /// Makes written data, and the length if it changed, durable (`fdatasync`).
     fn sync_data(&self) -> io::Result<()>;
 
@@ -34,6 +41,19 @@ pub trait VfsFile: Debug + Send + Sync {
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
+}
+
+/// [`VfsFile::allocate`] for whatever has nothing better.
+fn fill_with_zeros(file: &(impl VfsFile + ?Sized), len: u64) -> io::Result<()> {
+    const STEP: u64 = 1 << 20;
+    let mut at = file.len()?;
+    let zeros = vec![0; len.saturating_sub(at).min(STEP) as usize];
+    while at < len {
+        let step = (len - at).min(STEP);
+        file.write_all_at(&zeros[..step as usize], at)?;
+        at += step;
+    }
+    Ok(())
 }
 
 /// A lock on a directory; dropping it releases it.
@@ -217,6 +237,19 @@ impl VfsFile for OsFile {
         self.0.write_all_at(data, offset)
     }
 
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let from = self.len()?;
+        if from >= len {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), from, len - from) {
+            // Not every file system can.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => fill_with_zeros(self, len),
+            done => Ok(done?),
+        }
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }
@@ -232,3 +265,24 @@ struct OsLock {
 }
 
 impl VfsLock for OsLock {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allocated_space_reads_as_zeros_and_nothing_gets_shorter() {
+        let dir = tempfile::tempdir().unwrap();
+        for disk in [&OsDisk as &dyn Vfs, &sim::SimDisk::new()] {
+            let file = disk.create(&dir.path().join("f")).unwrap();
+            file.write_all_at(b"x", 0).unwrap();
+            for (asked, expected) in [(3 << 20, 3 << 20), (4096, 3 << 20)] {
+                file.allocate(asked).unwrap();
+                assert_eq!(file.len().unwrap(), expected);
+            }
+            let mut bytes = vec![1; 3 << 20];
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            assert!(bytes[0] == b'x' && bytes[1..].iter().all(|byte| *byte == 0));
+        }
+    }
+}

@@ -48,20 +48,34 @@ impl WalDir {
     }
 
     /// Appends zeros up to `length`, durably. They are written, not allocated: unwritten extents would cost the log a
-    /// journal commit at each first use. On an error the file is removed: on a full disk, what was prepared in vain is
-    /// space that something else can use.
+    /// journal commit at each first use. On an error the file is removed.
     pub(crate) fn extend_prepared(&self, prepared: &mut Prepared, length: u64) -> Result<()> {
         let zeros = vec![0u8; (length.saturating_sub(prepared.length)).min(STEP) as usize];
         while prepared.length < length {
             let step = &zeros[..(length - prepared.length).min(STEP) as usize];
             let done = prepared.file.write_all_at(step, prepared.length).and_then(|()| prepared.file.sync_data());
-            done.map_err(|error| {
-                self.discard(prepared);
-                crate::io_error(format!("preparing the next segment in {}", self.path.display()), error)
-            })?;
+            done.map_err(|error| self.not_prepared(prepared, error))?;
             prepared.length += step.len() as u64;
         }
         Ok(())
+    }
+
+    /// [`WalDir::extend_prepared`] by space that reads as zeros and was not written: the whole rest for the price of a few
+    /// pages, where the appends are so large that theirs does not show.
+    pub(crate) fn allocate_prepared(&self, prepared: &mut Prepared, length: u64) -> Result<()> {
+        if prepared.length >= length {
+            return Ok(());
+        }
+        let done = prepared.file.allocate(length).and_then(|()| prepared.file.sync_data());
+        done.map_err(|error| self.not_prepared(prepared, error))?;
+        prepared.length = length;
+        Ok(())
+    }
+
+    /// The file is given up: on a full disk, what was prepared in vain is space that something else can use.
+    fn not_prepared(&self, prepared: &Prepared, error: std::io::Error) -> Error {
+        self.discard(prepared);
+        crate::io_error(format!("preparing the next segment in {}", self.path.display()), error)
     }
 
     /// Gives up what was being prepared, and its space. Best effort: opening cleans up as well.

@@ -257,3 +257,30 @@ fn a_flush_holds_for_what_was_written_before_it_also_while_writes_go_on() {
         }
     }
 }
+
+/// Their segments are allocated, not written, and whoever waits for one gets it so as well.
+#[test]
+fn a_power_cut_beside_large_entries_leaves_all_that_was_flushed() {
+    const LEN: usize = 600 << 10;
+    let mut options = FileStorageOptions::default();
+    options.segment_bytes_max = 4 << 20;
+    for seed in seeds(12) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let disk = SimDisk::default();
+        let log = open(&disk, &options).unwrap();
+        disk.burn_after(rng.u64(1..100));
+        let mut flushed = 0;
+        for index in 1..=30 {
+            let written = now(log.persist_entries(vec![long_entry(index, 1, LEN)]));
+            if written.is_err() || (rng.bool() && now(log.flush()).map(|()| flushed = index).is_err()) {
+                break;
+            }
+        }
+        drop(log);
+        let log = open(&disk.after_power_cut(rng.u64(..)), &options).unwrap();
+        assert!(log.last_index() >= flushed, "seed {seed}: {flushed} was flushed, {} is the last", log.last_index());
+        let (_, entries) = content(&log);
+        let expected = (1..=log.last_index()).map(|index| long_entry(index, 1, LEN));
+        assert!(entries.into_iter().eq(expected), "seed {seed}");
+    }
+}

@@ -55,6 +55,9 @@ fn a_log_that_is_purged_as_it_grows_goes_on_in_the_files_it_has() {
 #[test]
 fn a_spare_file_is_kept_over_a_restart_and_only_as_many_as_wanted() {
     let dir = scratch();
+    let mut options = tiny();
+    options.spare_segments_max = 1;
+    let open = |path: &Path| FileStorageEngine::open_with(path, &options).unwrap().log_store();
     {
         let log = open(dir.path());
         for index in 1..=60 {
