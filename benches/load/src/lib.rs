@@ -4,6 +4,7 @@
 //! [`Figures`] of each one's own.
 
 mod cost;
+mod notes;
 mod round;
 
 pub use cost::Cost;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use notes::{Board, Notes};
 use round::Seen;
 
 /// What measuring returns.
@@ -70,23 +72,22 @@ impl Load {
         let (begun, before) = (Instant::now(), Cost::of_this_process());
         let until = begun + self.round;
         let next = Arc::new(AtomicU64::new(0));
+        let board = Board::new()?;
         let mut callers = Vec::new();
-        for _ in 0..self.clients {
+        for caller in 0..self.clients {
             let arrivals = self.rate.map(|rate| Arrivals { rate, begun, next: Arc::clone(&next) });
-            let (mut seen, call) = (Seen::new()?, call.clone());
+            let (mut notes, call) = (Notes::new(&board, caller), call.clone());
             callers.push(tokio::spawn(async move {
-                if timeout_at(until + GRACE, calls(arrivals, until, call, &mut seen)).await.is_err() {
-                    seen.fail(format_args!("no answer {} s after the end of the round", GRACE.as_secs()));
+                if timeout_at(until + GRACE, calls(arrivals, until, call, &mut notes)).await.is_err() {
+                    notes.failed(format_args!("no answer {} s after the end of the round", GRACE.as_secs()));
                 }
-                seen
             }));
         }
-        let mut seen = Seen::new()?;
         for caller in callers {
-            seen.add(caller.await?)?;
+            caller.await?;
         }
-        let took = begun.elapsed();
-        Ok(Round { seen, took, cost: Cost::of_this_process().since(before) })
+        let (took, cost) = (begun.elapsed(), Cost::of_this_process().since(before));
+        Ok(Round { seen: board.seen()?, took, cost })
     }
 }
 
@@ -104,26 +105,26 @@ impl Arrivals {
     }
 }
 
-async fn calls<F, E>(arrivals: Option<Arrivals>, until: Instant, call: impl Fn(u64) -> F, seen: &mut Seen)
+async fn calls<F, E>(arrivals: Option<Arrivals>, until: Instant, call: impl Fn(u64) -> F, notes: &mut Notes)
 where
     F: Future<Output = std::result::Result<(), E>>,
     E: Display,
 {
+    let mut answered = Instant::now();
     loop {
         // A call that begins late because others took long has waited since it was due: that belongs to its latency.
-        let due = match &arrivals {
-            Some(arrivals) => arrivals.next_due(),
-            None => Instant::now(),
-        };
+        let due = arrivals.as_ref().map_or(answered, Arrivals::next_due);
         if due >= until {
             return;
         }
         if arrivals.is_some() {
             sleep_until(due).await;
         }
-        match call(fastrand::u64(..)).await {
-            Ok(()) => seen.latencies.saturating_record(nanoseconds(due.elapsed())),
-            Err(error) => seen.fail(error),
+        let outcome = call(fastrand::u64(..)).await;
+        answered = Instant::now();
+        match outcome {
+            Ok(()) => notes.took(nanoseconds(answered.saturating_duration_since(due))),
+            Err(error) => notes.failed(error),
         }
     }
 }
@@ -166,7 +167,7 @@ impl Figures {
         let (mut all, mut cost) = (Seen::new()?, Cost::default());
         for round in rounds {
             cost += round.cost;
-            all.add(round.seen)?;
+            all.add(&round.seen)?;
         }
         let answered = all.latencies.len().max(1) as f64;
         Ok(Self {

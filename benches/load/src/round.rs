@@ -39,10 +39,10 @@ impl Seen {
         self.first_error.get_or_insert_with(|| error.to_string());
     }
 
-    pub(crate) fn add(&mut self, other: Self) -> Result<()> {
-        self.latencies.add(other.latencies)?;
+    pub(crate) fn add(&mut self, other: &Self) -> Result<()> {
+        self.latencies.add(&other.latencies)?;
         self.errors += other.errors;
-        self.first_error = self.first_error.take().or(other.first_error);
+        self.first_error = self.first_error.take().or_else(|| other.first_error.clone());
         Ok(())
     }
 }
