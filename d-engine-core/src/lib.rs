@@ -10,6 +10,7 @@
 mod codec;
 pub mod command;
 mod compact;
+mod entry_maker;
 mod error;
 mod kv_store;
 pub mod slot;
@@ -22,6 +23,7 @@ mod types;
 pub use codec::{Reader, checksum};
 pub use command::{KvAnswer, KvCommand, KvOutcome, KvQuery, KvRecord, KvReject, KvRequest};
 pub use compact::{compact_bytes, compact_pair};
+pub use entry_maker::EntryMaker;
 pub use error::{Error, Result, Severity};
 pub use kv_store::{Direction, KeyRange, KvStore, KvView, WriteBatch, WriteOp};
 pub use snapshot_metadata::SnapshotMetadata;

@@ -72,6 +72,12 @@ impl Entry {
     pub fn new(index: u64, term: u64, kind: EntryKind, data: impl AsRef<[u8]>) -> Self {
         let data = data.as_ref();
         let mut buffer = BytesMut::with_capacity(ENTRY_HEADER_LEN + data.len());
+        Self::put(&mut buffer, index, term, kind, data);
+        Self::of_bytes(index, term, kind, buffer.freeze())
+    }
+
+    /// Appends an entry's bytes.
+    pub(crate) fn put(buffer: &mut BytesMut, index: u64, term: u64, kind: EntryKind, data: &[u8]) {
         let mut header = [0u8; ENTRY_HEADER_LEN];
         header[4] = ENTRY_VERSION;
         header[5] = kind.to_byte();
@@ -82,7 +88,10 @@ impl Entry {
         header[..4].copy_from_slice(&sum.to_le_bytes());
         buffer.extend_from_slice(&header);
         buffer.extend_from_slice(data);
-        let encoded = buffer.freeze();
+    }
+
+    /// The entry of its bytes, which are known to be these.
+    pub(crate) fn of_bytes(index: u64, term: u64, kind: EntryKind, encoded: Bytes) -> Self {
         Self { index, term, kind, data: encoded.slice(ENTRY_HEADER_LEN..), encoded }
     }
 

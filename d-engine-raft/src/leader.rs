@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use d_engine_core::{Entry, EntryKind, LogId};
+use d_engine_core::{EntryKind, EntryMaker, LogId};
 
 use crate::config::MAX_UNAPPLIED_ENTRIES;
 use crate::lease::Lease;
@@ -32,6 +32,8 @@ pub(crate) struct Leader {
     pub(crate) lease: Lease,
     /// Voters that were asked to take over because this leader cannot write.
     pub(crate) heirs: Vec<NodeId>,
+    /// Makes the entries of this term.
+    pub(crate) maker: EntryMaker,
 }
 
 impl Raft {
@@ -56,6 +58,7 @@ impl Raft {
             transfer: None,
             lease: Lease::default(),
             heirs: Vec::new(),
+            maker: EntryMaker::default(),
         }));
         self.append_own(EntryKind::Noop, Bytes::new());
     }
@@ -81,7 +84,9 @@ impl Raft {
     }
 
     pub(crate) fn append_own(&mut self, kind: EntryKind, data: Bytes) -> LogId {
-        let entry = Entry::new(self.log.last().index + 1, self.term, kind, data);
+        let index = self.log.last().index + 1;
+        let Part::Leader(leader) = &mut self.part else { panic!("only a leader appends entries of its own") };
+        let entry = leader.maker.make(index, self.term, kind, &data);
         let id = entry.id();
         self.append_entry(entry).expect("an entry made here is readable");
         id
