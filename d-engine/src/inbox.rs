@@ -5,6 +5,9 @@
 //! work too, and they go on. What may wait for an event that is near ([`Outlook`]) waits for it: it then shares its writes
 //! and messages with what else has come by then.
 //!
+//! Of many callers the first one lets those go first that are about to call as well ([`Gathering`]): they share a round, and
+//! its writes and messages.
+//!
 //! Each class has its bound. Calls beyond theirs, in number or in bytes, are told `Busy` at once; messages beyond theirs are
 //! dropped, and completions need none: each answers a command that was given out.
 //!
@@ -174,6 +177,32 @@ pub(crate) enum NotTaken {
     Closed,
 }
 
+/// Gets the end of a call.
+pub(crate) type Answered<T> = oneshot::Receiver<Result<T, Refusal>>;
+
+/// So many calls under way are a crowd: others are about to call, too.
+const CROWD_MIN: usize = 8;
+
+/// Held by the caller that gathers what others bring, before it drives. Dropping it drives: a caller that goes away leaves
+/// nobody waiting.
+pub(crate) struct Gathering<'a> {
+    inbox: &'a Inbox,
+}
+
+impl Gathering<'_> {
+    /// Lets the tasks run that are ready: those that have just been answered, as a rule, which call again. In a closed loop of a
+    /// hundred callers puts were a tenth faster, in one of a thousand on memory a tenth as well.
+    pub(crate) async fn gather(self) {
+        tokio::task::yield_now().await;
+    }
+}
+
+impl Drop for Gathering<'_> {
+    fn drop(&mut self) {
+        self.inbox.gathered();
+    }
+}
+
 /// Whose thread drives.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum By {
@@ -233,44 +262,67 @@ impl Inbox {
     }
 
     /// Hands in a command; the receiver gets the answer once it is applied here.
-    pub(crate) fn propose(&self, command: Bytes) -> Result<oneshot::Receiver<Result<Applied, Refusal>>, NotTaken> {
+    pub(crate) fn propose(&self, command: Bytes) -> Result<Answered<Applied>, NotTaken> {
+        self.propose_along(command).map(|(answered, _)| answered)
+    }
+
+    /// [`propose`](Inbox::propose) of a caller that lets others go first, if there are many.
+    pub(crate) fn propose_along(&self, command: Bytes) -> Result<(Answered<Applied>, Option<Gathering<'_>>), NotTaken> {
         self.call(command.len(), |caller| Inbound::Propose { command, caller })
     }
 
+    /// Asks for a read index.
+    #[cfg(test)]
+    pub(crate) fn read(&self, by_lease: bool) -> Result<Answered<()>, NotTaken> {
+        self.read_along(by_lease).map(|(answered, _)| answered)
+    }
+
     /// Asks for a read index, which a leader may give by its lease if it is asked so; the receiver is told once it is applied
-    /// here.
-    pub(crate) fn read(&self, by_lease: bool) -> Result<oneshot::Receiver<Result<(), Refusal>>, NotTaken> {
+    /// here. Of many callers one lets others go first.
+    pub(crate) fn read_along(&self, by_lease: bool) -> Result<(Answered<()>, Option<Gathering<'_>>), NotTaken> {
         self.call(0, |caller| Inbound::Read { by_lease, caller })
     }
 
     /// Asks for a change of the membership; the receiver is told the index of its configuration once it has committed.
-    pub(crate) fn change(&self, change: Change) -> Result<oneshot::Receiver<Result<u64, Refusal>>, NotTaken> {
-        self.call(0, |caller| Inbound::Change { change, caller })
+    pub(crate) fn change(&self, change: Change) -> Result<Answered<u64>, NotTaken> {
+        self.call(0, |caller| Inbound::Change { change, caller }).map(|(answered, _)| answered)
     }
 
     /// Asks to hand leadership over.
-    pub(crate) fn transfer(&self, to: NodeId) -> Result<oneshot::Receiver<Result<(), Refusal>>, NotTaken> {
-        self.call(0, |caller| Inbound::Transfer { to, caller })
+    pub(crate) fn transfer(&self, to: NodeId) -> Result<Answered<()>, NotTaken> {
+        self.call(0, |caller| Inbound::Transfer { to, caller }).map(|(answered, _)| answered)
     }
 
     /// Asks for a snapshot of the state; the receiver is told of which entry, once it is durable.
-    pub(crate) fn snapshot(&self) -> Result<oneshot::Receiver<Result<LogId, Refusal>>, NotTaken> {
-        self.call(0, |caller| Inbound::Snapshot { caller })
+    pub(crate) fn snapshot(&self) -> Result<Answered<LogId>, NotTaken> {
+        self.call(0, |caller| Inbound::Snapshot { caller }).map(|(answered, _)| answered)
     }
 
     fn call<T>(
         &self,
         bytes: usize,
         inbound: impl FnOnce(Caller<T>) -> Inbound,
-    ) -> Result<oneshot::Receiver<Result<T, Refusal>>, NotTaken> {
+    ) -> Result<(Answered<T>, Option<Gathering<'_>>), NotTaken> {
         // Again a bound, because calls may end, and others begin, faster than the driver takes what they leave.
         self.queued.add(bytes, &self.bounds)?;
         let (answer, answered) = oneshot::channel();
-        if !self.add([inbound(Caller { answer })], By::Guest) {
-            self.queued.remove(1, bytes);
-            return Err(NotTaken::Closed);
+        let is_crowd = self.calls() >= CROWD_MIN;
+        match self.add_call(inbound(Caller { answer }), is_crowd) {
+            Some(gathers) => Ok((answered, gathers.then(|| Gathering { inbox: self }))),
+            None => {
+                self.queued.remove(1, bytes);
+                Err(NotTaken::Closed)
+            }
         }
-        Ok(answered)
+    }
+
+    /// Adds a call; true: its caller is to gather others. None: nothing is taken in any more.
+    fn add_call(&self, call: Inbound, is_crowd: bool) -> Option<bool> {
+        if !is_crowd || !Waiting::may_gather(&call) {
+            return self.add([call], By::Guest).then_some(false);
+        }
+        let mut waiting = self.waiting();
+        (!waiting.closed).then(|| waiting.gather(call))
     }
 
     /// Takes in a peer's messages, in order, or drops those beyond the bound.
@@ -317,6 +369,19 @@ impl Inbox {
             self.wake.notify_one();
         }
         true
+    }
+
+    /// What was gathered waits no longer.
+    fn gathered(&self) {
+        let mut waiting = self.waiting();
+        let is_urgent = waiting.gathered();
+        let must_wake = !is_urgent && waiting.must_wake();
+        drop(waiting);
+        if is_urgent {
+            self.drive(By::Guest);
+        } else if must_wake {
+            self.wake.notify_one();
+        }
     }
 
     /// Lets the driver handle what is urgent, on this thread, unless another one is at it: that one then handles it.

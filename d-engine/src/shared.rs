@@ -192,7 +192,10 @@ impl Shared {
 
     async fn propose_here(&self, command: Bytes, deadline: Instant) -> Result<Attempt<Applied>> {
         crate::budget::reached("enter", self.id(), 0);
-        let answer = self.inbox_open()?.propose(command).map_err(refused)?;
+        let (answer, gathering) = self.inbox_open()?.propose_along(command).map_err(refused)?;
+        if let Some(gathering) = gathering {
+            gathering.gather().await;
+        }
         match tokio::time::timeout_at(deadline, answer).await {
             Ok(Ok(Ok(applied))) => {
                 crate::budget::reached("answer", self.id(), applied.at.index);
@@ -295,7 +298,10 @@ impl Shared {
         let deadline = self.deadline();
         loop {
             crate::budget::reached("enter", self.id(), 0);
-            let answer = self.inbox_open()?.read(by_lease).map_err(refused)?;
+            let (answer, gathering) = self.inbox_open()?.read_along(by_lease).map_err(refused)?;
+            if let Some(gathering) = gathering {
+                gathering.gather().await;
+            }
             match tokio::time::timeout_at(deadline, answer).await {
                 Ok(Ok(Ok(()))) => {
                     crate::budget::reached("answer", self.id(), 0);

@@ -123,6 +123,40 @@ fn what_may_wait_is_urgent_once_it_may_wait_no_longer() {
 }
 
 #[test]
+fn of_a_crowd_one_gathers_what_the_others_bring_and_drives_even_if_it_goes_away() {
+    let inbox = Inbox::new(Bounds { callers: 99, bytes: 99, messages: 9 });
+    let is_urgent = || inbox.waiting().is_urgent;
+    let (_alone, gathering) = inbox.propose_along(Bytes::new()).unwrap();
+    assert!(gathering.is_none() && is_urgent(), "who is alone waits for nobody");
+    take_all(&inbox, &mut Vec::new());
+
+    let _crowd: Vec<_> = (0..CROWD_MIN).map(|_| inbox.enter(0).unwrap()).collect();
+    let (_first, gathering) = inbox.propose_along(Bytes::new()).unwrap();
+    let (_second, other) = inbox.propose_along(Bytes::new()).unwrap();
+    let (_third, another) = inbox.read_along(false).unwrap();
+    inbox.set_outlook(Outlook { reads_wait: false, ..WAITS });
+    assert!(gathering.is_some() && other.is_none() && another.is_none() && !is_urgent());
+    drop(gathering);
+    assert!(is_urgent());
+    let mut taken = Vec::new();
+    take_all(&inbox, &mut taken);
+    assert_eq!((taken.len(), is_urgent()), (3, false));
+
+    let (_by_lease, gathering) = inbox.read_along(true).unwrap();
+    assert!(gathering.is_none() && is_urgent(), "a lease may answer it at once");
+    take_all(&inbox, &mut Vec::new());
+    let past = Instant::now();
+    inbox.set_outlook(Outlook { proposals_min: 9, proposals_at: Some(past), ..WAITS });
+    let (_late, gathering) = inbox.propose_along(Bytes::new()).unwrap();
+    assert!(!is_urgent());
+    drop(gathering.unwrap());
+    assert!(is_urgent(), "it waits no longer than any other");
+    take_all(&inbox, &mut Vec::new());
+    inbox.close();
+    assert!(matches!(inbox.propose_along(Bytes::new()), Err(NotTaken::Closed)));
+}
+
+#[test]
 fn the_drivers_own_thread_is_woken_only_for_what_comes_earlier() {
     let inbox = Inbox::new(BOUNDS);
     let now = Instant::now();

@@ -30,6 +30,8 @@ pub(super) struct Waiting {
     pub(super) has_applied: bool,
     /// Something must be handled now.
     pub(super) is_urgent: bool,
+    /// A caller is about to drive; what others bring may wait for it.
+    is_gathering: bool,
     pub(super) outlook: Outlook,
     /// Until when the driver's own thread sleeps.
     pub(super) sleeps_until: Option<Option<Instant>>,
@@ -46,6 +48,7 @@ impl Waiting {
             has_reads: false,
             has_applied: false,
             is_urgent: false,
+            is_gathering: false,
             outlook: Outlook {
                 proposals_min: 0,
                 proposals_at: None,
@@ -90,12 +93,35 @@ impl Waiting {
         is_urgent
     }
 
+    /// Whether a call may wait for others.
+    pub(super) fn may_gather(call: &Inbound) -> bool {
+        matches!(call, Inbound::Propose { .. } | Inbound::Read { by_lease: false, .. })
+    }
+
+    /// Adds a call that waits for others; true: its caller is the one to gather them.
+    pub(super) fn gather(&mut self, call: Inbound) -> bool {
+        let was_urgent = self.is_urgent;
+        let is_urgent = self.add(call);
+        self.is_urgent = was_urgent;
+        is_urgent && !std::mem::replace(&mut self.is_gathering, true)
+    }
+
+    /// The caller that gathered has come back; true: something is urgent.
+    pub(super) fn gathered(&mut self) -> bool {
+        self.is_gathering = false;
+        let is_late = self.outlook.proposals_at.is_some_and(|at| Instant::now() >= at);
+        self.is_urgent |= is_late && !self.proposals.is_empty();
+        self.see(self.outlook);
+        self.is_urgent
+    }
+
     /// What may wait follows from what the driver sees coming now.
     pub(super) fn see(&mut self, outlook: Outlook) {
         self.outlook = outlook;
         let proposals = self.proposals.len();
-        self.is_urgent |= proposals > 0 && proposals >= outlook.proposals_min
-            || self.has_reads && !outlook.reads_wait
+        let may_drive = !self.is_gathering;
+        self.is_urgent |= may_drive && proposals > 0 && proposals >= outlook.proposals_min
+            || may_drive && self.has_reads && !outlook.reads_wait
             || self.has_applied && !outlook.applied_waits;
     }
 
