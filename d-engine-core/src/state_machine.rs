@@ -34,7 +34,9 @@ pub trait StateMachine: Send + Sync + 'static {
 
     /// Applies commands in order: effects **and** [`last_applied`](StateMachine::last_applied) become visible in one
     /// step and durable in one step. Entries at or below `last_applied` are skipped; indexes that do not increase are
-    /// an error and nothing happens. Indexes may skip: no-ops and membership entries stay with the engine.
+    /// an error and nothing happens. Indexes may skip: no-ops and membership entries stay with the engine. The data of an
+    /// entry is a slice of memory that many share: what the machine keeps of it, it copies
+    /// ([`compact_bytes`](crate::compact_bytes)).
     async fn apply_chunk(&self, chunk: Vec<Entry>) -> Result<(), Error>;
 
     /// How many items the machine holds.

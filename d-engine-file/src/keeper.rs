@@ -4,6 +4,7 @@
 //!
 //! It is owned and joined by the log store, and never touches a segment that has its name.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -53,6 +54,8 @@ struct State {
     ready: Option<Result<Prepared>>,
     /// Files of purged segments, to be taken before a new one is made.
     spares: Vec<Prepared>,
+    /// There was no space the last time: what is purged is given back.
+    is_full: bool,
     /// Flushes were made that the state file does not know of.
     unsaved: bool,
     /// It is to hear of them now.
@@ -60,7 +63,7 @@ struct State {
     /// Entries that are to be freed.
     discarded: Vec<Cached>,
     /// Removed segments whose files are to be closed.
-    removed: Vec<Segment>,
+    removed: VecDeque<Segment>,
 }
 
 impl Keeper {
@@ -131,7 +134,8 @@ impl Keeper {
 
     /// Whether a purged segment is worth keeping.
     pub(crate) fn wants_spare(&self) -> bool {
-        lock(&self.desk.state).spares.len() < self.desk.spares_max
+        let state = lock(&self.desk.state);
+        !state.is_full && state.spares.len() < self.desk.spares_max
     }
 
     pub(crate) fn add_spare(&self, spare: Prepared) {
@@ -201,9 +205,11 @@ fn run(shared: &Shared, desk: &Desk) {
     let mut seen = Position::default();
     let mut state = lock(&desk.state);
     while !state.stop {
-        // Before a segment is made: it may need the space.
-        if !state.discarded.is_empty() || !state.removed.is_empty() {
-            let unused = (std::mem::take(&mut state.discarded), std::mem::take(&mut state.removed));
+        let can_help = state.urgent && state.wanted.is_some() && !state.spares.is_empty();
+        // Before a new segment is made: it may need the space.
+        let has_unused = !state.discarded.is_empty() || !state.removed.is_empty();
+        if has_unused && !can_help {
+            let unused = (std::mem::take(&mut state.discarded), state.removed.pop_front());
             drop(state);
             drop(unused);
             state = lock(&desk.state);
@@ -282,6 +288,7 @@ fn prepare(shared: &Shared, partial: Option<Prepared>, length: u64, allocated: b
 }
 
 fn file_result(state: &mut State, partial: &mut Option<Prepared>, result: Result<Prepared>, urgent: bool) {
+    state.is_full = matches!(result, Err(Error::NoSpace { .. }));
     match result {
         Ok(prepared) if state.wanted.is_some_and(|wanted| prepared.length >= wanted) => {
             state.wanted = None;

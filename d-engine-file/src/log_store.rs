@@ -172,7 +172,8 @@ impl FileLogStore {
         };
         let needed = page_up(page_up(header.first_batch()) + length);
         let mut prepared = self.keeper.take(needed)?;
-        self.shared.wal.extend_prepared(&mut prepared, needed)?;
+        // Shorter than a batch that is longer than the segments of a young log are.
+        self.shared.wal.allocate_prepared(&mut prepared, needed)?;
         header.length = prepared.length;
         // From here on an error is no clean one any more.
         self.shared.sync(old.file.as_ref(), old.position())?;

@@ -51,6 +51,8 @@ fn fill_with_zeros(file: &(impl VfsFile + ?Sized), len: u64) -> io::Result<()> {
     while at < len {
         let step = (len - at).min(STEP);
         file.write_all_at(&zeros[..step as usize], at)?;
+        // Steadily: the syncs of others wait for whatever is not on the disk yet.
+        file.sync_data()?;
         at += step;
     }
     Ok(())
@@ -243,9 +245,11 @@ impl VfsFile for OsFile {
         if from >= len {
             return Ok(());
         }
-        match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), from, len - from) {
-            // Not every file system can.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => fill_with_zeros(self, len),
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::Errno;
+        match rustix::io::retry_on_intr(|| fallocate(&self.0, FallocateFlags::empty(), from, len - from)) {
+            // Not every file system can, or may.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::PERM) => fill_with_zeros(self, len),
             done => Ok(done?),
         }
     }
