@@ -30,7 +30,7 @@ use crate::runtime::Runtime;
 mod waiting;
 
 pub(crate) use waiting::Outlook;
-use waiting::Waiting;
+use waiting::{Gathered, Waiting};
 
 /// One thing for the driver.
 pub(crate) enum Inbound {
@@ -187,11 +187,12 @@ const CROWD_MIN: usize = 8;
 /// nobody waiting.
 pub(crate) struct Gathering<'a> {
     inbox: &'a Inbox,
+    number: u64,
 }
 
 impl Gathering<'_> {
-    /// Lets the tasks run that are ready: those that have just been answered, as a rule, which call again. In a closed loop of a
-    /// hundred callers puts were a tenth faster, in one of a thousand on memory a tenth as well.
+    /// Lets the tasks run that are ready: those that have just been answered, as a rule, which call again. In closed loops of ten and
+    /// of a hundred callers puts were a tenth faster, and over gRPC those of a thousand by more than a half.
     pub(crate) async fn gather(self) {
         tokio::task::yield_now().await;
     }
@@ -199,7 +200,7 @@ impl Gathering<'_> {
 
 impl Drop for Gathering<'_> {
     fn drop(&mut self) {
-        self.inbox.gathered();
+        self.inbox.gathered(self.number);
     }
 }
 
@@ -306,23 +307,42 @@ impl Inbox {
         // Again a bound, because calls may end, and others begin, faster than the driver takes what they leave.
         self.queued.add(bytes, &self.bounds)?;
         let (answer, answered) = oneshot::channel();
-        let is_crowd = self.calls() >= CROWD_MIN;
-        match self.add_call(inbound(Caller { answer }), is_crowd) {
-            Some(gathers) => Ok((answered, gathers.then(|| Gathering { inbox: self }))),
-            None => {
+        let call = inbound(Caller { answer });
+        let crowd = self.calls();
+        let taken = if crowd >= CROWD_MIN && Waiting::may_gather(&call) {
+            self.gather(call, crowd)
+        } else if self.add([call], By::Guest) {
+            Ok(None)
+        } else {
+            Err(NotTaken::Closed)
+        };
+        match taken {
+            Ok(gathering) => Ok((answered, gathering)),
+            Err(why) => {
                 self.queued.remove(1, bytes);
-                Err(NotTaken::Closed)
+                Err(why)
             }
         }
     }
 
-    /// Adds a call; true: its caller is to gather others. None: nothing is taken in any more.
-    fn add_call(&self, call: Inbound, is_crowd: bool) -> Option<bool> {
-        if !is_crowd || !Waiting::may_gather(&call) {
-            return self.add([call], By::Guest).then_some(false);
-        }
+    /// Adds a call of a crowd, and drives if there are enough together.
+    fn gather(&self, call: Inbound, crowd: usize) -> Result<Option<Gathering<'_>>, NotTaken> {
         let mut waiting = self.waiting();
-        (!waiting.closed).then(|| waiting.gather(call))
+        if waiting.closed {
+            return Err(NotTaken::Closed);
+        }
+        let gathered = waiting.gather(call, crowd);
+        let must_wake = !matches!(gathered, Gathered::Enough) && waiting.must_wake();
+        drop(waiting);
+        if must_wake {
+            self.wake.notify_one();
+        }
+        match gathered {
+            Gathered::Waits => return Ok(None),
+            Gathered::Enough => self.drive(By::Guest),
+            Gathered::Begins(number) => return Ok(Some(Gathering { inbox: self, number })),
+        }
+        Ok(None)
     }
 
     /// Takes in a peer's messages, in order, or drops those beyond the bound.
@@ -372,9 +392,9 @@ impl Inbox {
     }
 
     /// What was gathered waits no longer.
-    fn gathered(&self) {
+    fn gathered(&self, number: u64) {
         let mut waiting = self.waiting();
-        let is_urgent = waiting.gathered();
+        let is_urgent = waiting.gathered(number);
         let must_wake = !is_urgent && waiting.must_wake();
         drop(waiting);
         if is_urgent {
@@ -485,8 +505,7 @@ impl Inbox {
     /// Moves everything that waits into `into`, except proposals.
     pub(crate) fn take_all(&self, into: &mut Vec<Inbound>) {
         let mut waiting = self.waiting();
-        move_all(&mut waiting.items, into);
-        (waiting.is_urgent, waiting.has_reads, waiting.has_applied) = (false, false, false);
+        waiting.take_items(into);
         drop(waiting);
         let messages = into.iter().filter(|inbound| matches!(inbound, Inbound::Message { .. })).count();
         let calls = into.iter().filter(|inbound| inbound.is_call()).count();

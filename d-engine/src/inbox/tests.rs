@@ -130,7 +130,7 @@ fn of_a_crowd_one_gathers_what_the_others_bring_and_drives_even_if_it_goes_away(
     assert!(gathering.is_none() && is_urgent(), "who is alone waits for nobody");
     take_all(&inbox, &mut Vec::new());
 
-    let _crowd: Vec<_> = (0..CROWD_MIN).map(|_| inbox.enter(0).unwrap()).collect();
+    let _crowd: Vec<_> = (0..2 * CROWD_MIN).map(|_| inbox.enter(0).unwrap()).collect();
     let (_first, gathering) = inbox.propose_along(Bytes::new()).unwrap();
     let (_second, other) = inbox.propose_along(Bytes::new()).unwrap();
     let (_third, another) = inbox.read_along(false).unwrap();
@@ -141,6 +141,12 @@ fn of_a_crowd_one_gathers_what_the_others_bring_and_drives_even_if_it_goes_away(
     let mut taken = Vec::new();
     take_all(&inbox, &mut taken);
     assert_eq!((taken.len(), is_urgent()), (3, false));
+
+    let calls: Vec<_> = (0..CROWD_MIN).map(|_| inbox.propose_along(Bytes::new()).unwrap()).collect();
+    assert!(calls[0].1.is_some() && is_urgent(), "half of the crowd is enough");
+    take_all(&inbox, &mut Vec::new());
+    drop(calls);
+    assert!(!is_urgent());
 
     let (_by_lease, gathering) = inbox.read_along(true).unwrap();
     assert!(gathering.is_none() && is_urgent(), "a lease may answer it at once");
@@ -171,6 +177,32 @@ fn the_drivers_own_thread_is_woken_only_for_what_comes_earlier() {
     sleeps_until(None);
     inbox.set_outlook(Outlook { wake_at: in_ms(70), ..WAITS });
     assert!(is_woken());
+}
+
+#[test]
+fn the_drivers_own_thread_is_woken_for_what_a_crowd_leaves_too() {
+    let inbox = Inbox::new(Bounds { callers: 99, bytes: 99, messages: 9 });
+    let _crowd: Vec<_> = (0..2 * CROWD_MIN).map(|_| inbox.enter(0).unwrap()).collect();
+    let in_ms = |ms| Some(Instant::now() + std::time::Duration::from_millis(ms));
+    let sleeps_until = |until| inbox.waiting().sleeps_until = Some(until);
+    let is_woken = || inbox.waiting().sleeps_until.is_none();
+    sleeps_until(in_ms(5000));
+    inbox.set_outlook(Outlook { wake_at: in_ms(6000), proposals_min: 9, proposals_at: in_ms(2), ..WAITS });
+    let (_waits, gathering) = inbox.propose_along(Bytes::new()).unwrap();
+    assert!(gathering.is_none() && is_woken(), "it waits for a group");
+    inbox.take_proposals(&mut Vec::new(), 0);
+    inbox.set_outlook(Outlook { wake_at: in_ms(6000), ..WAITS });
+    sleeps_until(in_ms(5000));
+    let (_first, gathering) = inbox.propose_along(Bytes::new()).unwrap();
+    assert!(gathering.is_some() && is_woken(), "its caller may never come back");
+    // A round that somebody else drives ends the gathering, and the next one is not that of who comes back late.
+    take_all(&inbox, &mut Vec::new());
+    let (_second, next) = inbox.propose_along(Bytes::new()).unwrap();
+    assert!(next.is_some());
+    drop(gathering);
+    assert!(!inbox.waiting().is_urgent);
+    drop(next);
+    assert!(inbox.waiting().is_urgent);
 }
 
 #[test]

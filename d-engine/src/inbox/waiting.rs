@@ -1,10 +1,11 @@
 //! What has come for the driver, and what of it may wait.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use d_engine_raft::{Event, Input};
 
 use super::Inbound;
+use crate::queue::move_all;
 
 /// What the driver sees coming.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +22,31 @@ pub(crate) struct Outlook {
     pub(crate) wake_at: Option<Instant>,
 }
 
+/// A caller that gathers comes back within so long, or the driver's own thread does its part: its task may not be polled, or
+/// its thread be busy with something else.
+const GATHERING_MAX: Duration = Duration::from_millis(1);
+
+/// One in so many of those that call is enough: were all of them gathered, other threads would have nothing to do meanwhile.
+const SHARE: usize = 2;
+
+/// A caller is about to drive; what others bring may wait for it.
+#[derive(Debug, Clone, Copy)]
+struct Gathering {
+    number: u64,
+    count: usize,
+    until: Instant,
+}
+
+/// What a call of a crowd is to do.
+pub(super) enum Gathered {
+    /// Nothing: somebody else drives.
+    Waits,
+    /// To let others go first, and drive then. The number of the gathering.
+    Begins(u64),
+    /// To drive: there are enough together.
+    Enough,
+}
+
 /// What has come and is not taken.
 pub(super) struct Waiting {
     pub(super) items: Vec<Inbound>,
@@ -30,8 +56,9 @@ pub(super) struct Waiting {
     pub(super) has_applied: bool,
     /// Something must be handled now.
     pub(super) is_urgent: bool,
-    /// A caller is about to drive; what others bring may wait for it.
-    is_gathering: bool,
+    gathering: Option<Gathering>,
+    /// How often callers have begun to gather.
+    gatherings: u64,
     pub(super) outlook: Outlook,
     /// Until when the driver's own thread sleeps.
     pub(super) sleeps_until: Option<Option<Instant>>,
@@ -48,7 +75,8 @@ impl Waiting {
             has_reads: false,
             has_applied: false,
             is_urgent: false,
-            is_gathering: false,
+            gathering: None,
+            gatherings: 0,
             outlook: Outlook {
                 proposals_min: 0,
                 proposals_at: None,
@@ -98,28 +126,48 @@ impl Waiting {
         matches!(call, Inbound::Propose { .. } | Inbound::Read { by_lease: false, .. })
     }
 
-    /// Adds a call that waits for others; true: its caller is the one to gather them.
-    pub(super) fn gather(&mut self, call: Inbound) -> bool {
+    /// Adds a call that may wait for others, of which there are `crowd`.
+    pub(super) fn gather(&mut self, call: Inbound, crowd: usize) -> Gathered {
         let was_urgent = self.is_urgent;
-        let is_urgent = self.add(call);
+        if !self.add(call) {
+            return Gathered::Waits;
+        }
+        if let Some(gathering) = &mut self.gathering {
+            gathering.count += 1;
+            if gathering.count * SHARE >= crowd {
+                self.gathering = None;
+                return Gathered::Enough;
+            }
+            self.is_urgent = was_urgent;
+            return Gathered::Waits;
+        }
         self.is_urgent = was_urgent;
-        is_urgent && !std::mem::replace(&mut self.is_gathering, true)
+        self.gatherings += 1;
+        let number = self.gatherings;
+        self.gathering = Some(Gathering { number, count: 1, until: Instant::now() + GATHERING_MAX });
+        Gathered::Begins(number)
     }
 
     /// The caller that gathered has come back; true: something is urgent.
-    pub(super) fn gathered(&mut self) -> bool {
-        self.is_gathering = false;
+    pub(super) fn gathered(&mut self, number: u64) -> bool {
+        self.gathering.take_if(|gathering| gathering.number == number);
         let is_late = self.outlook.proposals_at.is_some_and(|at| Instant::now() >= at);
         self.is_urgent |= is_late && !self.proposals.is_empty();
         self.see(self.outlook);
         self.is_urgent
     }
 
+    /// A round takes what has come, proposals apart: nothing of it waits for who gathers.
+    pub(super) fn take_items(&mut self, into: &mut Vec<Inbound>) {
+        move_all(&mut self.items, into);
+        (self.is_urgent, self.has_reads, self.has_applied, self.gathering) = (false, false, false, None);
+    }
+
     /// What may wait follows from what the driver sees coming now.
     pub(super) fn see(&mut self, outlook: Outlook) {
         self.outlook = outlook;
         let proposals = self.proposals.len();
-        let may_drive = !self.is_gathering;
+        let may_drive = self.gathering.is_none();
         self.is_urgent |= may_drive && proposals > 0 && proposals >= outlook.proposals_min
             || may_drive && self.has_reads && !outlook.reads_wait
             || self.has_applied && !outlook.applied_waits;
@@ -128,7 +176,8 @@ impl Waiting {
     /// When the driver's own thread is to look.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let proposals_at = self.outlook.proposals_at.filter(|_| !self.proposals.is_empty());
-        self.outlook.wake_at.into_iter().chain(proposals_at).min()
+        let gathering_until = self.gathering.map(|gathering| gathering.until);
+        self.outlook.wake_at.into_iter().chain(proposals_at).chain(gathering_until).min()
     }
 
     /// Whether the driver's own thread must be told that it sleeps too long; once, since it looks itself then.

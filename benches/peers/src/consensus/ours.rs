@@ -141,6 +141,10 @@ impl Subject for Ours {
     }
 
     async fn answers(&mut self) -> Result<u64> {
+        // Two of three would have less to do.
+        if let Some(why) = self.nodes.iter().find_map(|node| node.status().failure.clone()) {
+            return Err(why.into());
+        }
         let leader = self.nodes.iter().find(|node| node.is_leader()).ok_or("none of three nodes leads")?;
         self.leader = Arc::clone(leader);
         self.leader.propose(Bytes::from_static(b"settled?")).await?;
