@@ -192,7 +192,7 @@ pub(crate) struct Gathering<'a> {
 
 impl Gathering<'_> {
     /// Lets the tasks run that are ready: those that have just been answered, as a rule, which call again. In closed loops of ten and
-    /// of a hundred callers puts were a tenth faster, and over gRPC those of a thousand by more than a half.
+    /// of a hundred callers puts were a tenth faster.
     pub(crate) async fn gather(self) {
         tokio::task::yield_now().await;
     }
