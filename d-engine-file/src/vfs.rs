@@ -28,7 +28,7 @@ pub trait VfsFile: Debug + Send + Sync {
     /// Durable only after [`VfsFile::sync_data`]. Much cheaper than writing these zeros; but the first write to each part
     /// of them costs the journal of the file system something.
     fn allocate(&self, len: u64) -> io::Result<()> {
-        fill_with_zeros(self, len)
+        fill_with_zeros(self, self.len()?, len)
     }
 
     /// Makes written data, and the length if it changed, durable (`fdatasync`).
@@ -43,17 +43,18 @@ pub trait VfsFile: Debug + Send + Sync {
     }
 }
 
-/// [`VfsFile::allocate`] for whatever has nothing better.
-fn fill_with_zeros(file: &(impl VfsFile + ?Sized), len: u64) -> io::Result<()> {
-    const STEP: u64 = 1 << 20;
-    let mut at = file.len()?;
-    let zeros = vec![0; len.saturating_sub(at).min(STEP) as usize];
-    while at < len {
-        let step = (len - at).min(STEP);
-        file.write_all_at(&zeros[..step as usize], at)?;
-        // Steadily: the syncs of others wait for whatever is not on the disk yet.
+/// Bytes of zeros that are written and synced in one step.
+pub(crate) const ZEROS_STEP: u64 = 1 << 20;
+
+/// Writes zeros from `from` to `to`, durably and steadily: the syncs of others wait for whatever is not on the disk yet.
+pub(crate) fn fill_with_zeros(file: &(impl VfsFile + ?Sized), from: u64, to: u64) -> io::Result<()> {
+    let zeros = vec![0; to.saturating_sub(from).min(ZEROS_STEP) as usize];
+    let mut at = from;
+    while at < to {
+        let step = &zeros[..(to - at).min(ZEROS_STEP) as usize];
+        file.write_all_at(step, at)?;
         file.sync_data()?;
-        at += step;
+        at += step.len() as u64;
     }
     Ok(())
 }
@@ -249,7 +250,7 @@ impl VfsFile for OsFile {
         use rustix::io::Errno;
         match rustix::io::retry_on_intr(|| fallocate(&self.0, FallocateFlags::empty(), from, len - from)) {
             // Not every file system can, or may.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::PERM) => fill_with_zeros(self, len),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::PERM) => fill_with_zeros(self, from, len),
             done => Ok(done?),
         }
     }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use d_engine_core::{Error, Result};
 
 use crate::segment::{PAGE, SegmentHeader, file_name, is_spare, spare_name};
-use crate::vfs::{Vfs, VfsFile};
+use crate::vfs::{Vfs, VfsFile, ZEROS_STEP, fill_with_zeros};
 
-/// Bytes that are written and synced in one step while a segment is prepared.
-pub(crate) const STEP: u64 = 1 << 20;
+/// Bytes that a segment is prepared by in one step.
+pub(crate) const STEP: u64 = ZEROS_STEP;
 const PREPARED: &str = "next.tmp";
 
 /// The directory of segments on its disk.
@@ -50,13 +50,9 @@ impl WalDir {
     /// Appends zeros up to `length`, durably. They are written, not allocated: unwritten extents would cost the log a
     /// journal commit at each first use. On an error the file is removed.
     pub(crate) fn extend_prepared(&self, prepared: &mut Prepared, length: u64) -> Result<()> {
-        let zeros = vec![0u8; (length.saturating_sub(prepared.length)).min(STEP) as usize];
-        while prepared.length < length {
-            let step = &zeros[..(length - prepared.length).min(STEP) as usize];
-            let done = prepared.file.write_all_at(step, prepared.length).and_then(|()| prepared.file.sync_data());
-            done.map_err(|error| self.not_prepared(prepared, error))?;
-            prepared.length += step.len() as u64;
-        }
+        let done = fill_with_zeros(prepared.file.as_ref(), prepared.length, length);
+        done.map_err(|error| self.not_prepared(prepared, error))?;
+        prepared.length = prepared.length.max(length);
         Ok(())
     }
 

@@ -332,17 +332,11 @@ impl Inbox {
             return Err(NotTaken::Closed);
         }
         let gathered = waiting.gather(call, crowd);
-        let must_wake = !matches!(gathered, Gathered::Enough) && waiting.must_wake();
-        drop(waiting);
-        if must_wake {
-            self.wake.notify_one();
-        }
-        match gathered {
-            Gathered::Waits => return Ok(None),
-            Gathered::Enough => self.drive(By::Guest),
-            Gathered::Begins(number) => return Ok(Some(Gathering { inbox: self, number })),
-        }
-        Ok(None)
+        self.let_go(waiting, gathered == Gathered::Enough, By::Guest);
+        Ok(match gathered {
+            Gathered::Begins(number) => Some(Gathering { inbox: self, number }),
+            Gathered::Waits | Gathered::Enough => None,
+        })
     }
 
     /// Takes in a peer's messages, in order, or drops those beyond the bound.
@@ -381,13 +375,7 @@ impl Inbox {
         }
         // Whoever brought what else is urgent drives that.
         let is_urgent = inbounds.into_iter().fold(false, |urgent, inbound| waiting.add(inbound) | urgent);
-        let must_wake = !is_urgent && waiting.must_wake();
-        drop(waiting);
-        if is_urgent {
-            self.drive(by);
-        } else if must_wake {
-            self.wake.notify_one();
-        }
+        self.let_go(waiting, is_urgent, by);
         true
     }
 
@@ -395,10 +383,15 @@ impl Inbox {
     fn gathered(&self, number: u64) {
         let mut waiting = self.waiting();
         let is_urgent = waiting.gathered(number);
+        self.let_go(waiting, is_urgent, By::Guest);
+    }
+
+    /// Drives if that is due; otherwise wakes the driver's own thread, should it sleep too long for what waits now.
+    fn let_go(&self, mut waiting: MutexGuard<'_, Waiting>, is_urgent: bool, by: By) {
         let must_wake = !is_urgent && waiting.must_wake();
         drop(waiting);
         if is_urgent {
-            self.drive(By::Guest);
+            self.drive(by);
         } else if must_wake {
             self.wake.notify_one();
         }

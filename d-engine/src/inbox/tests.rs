@@ -169,13 +169,13 @@ fn the_drivers_own_thread_is_woken_only_for_what_comes_earlier() {
     let in_ms = |ms| Some(now + std::time::Duration::from_millis(ms));
     let sleeps_until = |until| inbox.waiting().sleeps_until = Some(until);
     let is_woken = || inbox.waiting().sleeps_until.is_none();
-    sleeps_until(in_ms(50));
-    inbox.set_outlook(Outlook { wake_at: in_ms(60), proposals_min: 9, proposals_at: in_ms(2), ..WAITS });
+    sleeps_until(in_ms(50_000));
+    inbox.set_outlook(Outlook { wake_at: in_ms(60_000), proposals_min: 9, proposals_at: in_ms(20_000), ..WAITS });
     assert!(!is_woken(), "no proposal waits");
     let _waits = inbox.propose(Bytes::new()).unwrap();
     assert!(is_woken(), "one does");
     sleeps_until(None);
-    inbox.set_outlook(Outlook { wake_at: in_ms(70), ..WAITS });
+    inbox.set_outlook(Outlook { wake_at: in_ms(70_000), ..WAITS });
     assert!(is_woken());
 }
 
@@ -186,13 +186,13 @@ fn the_drivers_own_thread_is_woken_for_what_a_crowd_leaves_too() {
     let in_ms = |ms| Some(Instant::now() + std::time::Duration::from_millis(ms));
     let sleeps_until = |until| inbox.waiting().sleeps_until = Some(until);
     let is_woken = || inbox.waiting().sleeps_until.is_none();
-    sleeps_until(in_ms(5000));
-    inbox.set_outlook(Outlook { wake_at: in_ms(6000), proposals_min: 9, proposals_at: in_ms(2), ..WAITS });
+    sleeps_until(in_ms(50_000));
+    inbox.set_outlook(Outlook { wake_at: in_ms(60_000), proposals_min: 9, proposals_at: in_ms(20_000), ..WAITS });
     let (_waits, gathering) = inbox.propose_along(Bytes::new()).unwrap();
     assert!(gathering.is_none() && is_woken(), "it waits for a group");
     inbox.take_proposals(&mut Vec::new(), 0);
-    inbox.set_outlook(Outlook { wake_at: in_ms(6000), ..WAITS });
-    sleeps_until(in_ms(5000));
+    inbox.set_outlook(Outlook { wake_at: in_ms(60_000), ..WAITS });
+    sleeps_until(in_ms(50_000));
     let (_first, gathering) = inbox.propose_along(Bytes::new()).unwrap();
     assert!(gathering.is_some() && is_woken(), "its caller may never come back");
     // A round that somebody else drives ends the gathering, and the next one is not that of who comes back late.

@@ -38,6 +38,7 @@ struct Gathering {
 }
 
 /// What a call of a crowd is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gathered {
     /// Nothing: somebody else drives.
     Waits,
