@@ -166,6 +166,9 @@ impl Driver {
     /// The next command, until `None`. Handle all events that wait before polling: they then share writes and messages.
     pub fn poll(&mut self) -> Option<Command> {
         loop {
+            if let Some(answer) = self.raft.poll_answer() {
+                return Some(Command::Answer(answer));
+            }
             if let Some(command) = self.commands.pop_front() {
                 return Some(command);
             }

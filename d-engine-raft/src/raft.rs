@@ -57,6 +57,8 @@ pub struct Raft {
     pub(crate) rng: fastrand::Rng,
     pub(crate) now: Duration,
     pub(crate) actions: VecDeque<Action>,
+    /// What whoever asked is told; it goes first. Kept apart because there are many, and actions are large.
+    answers: VecDeque<Answer>,
     pub(crate) bad_messages: BadMessages,
     /// Number of the newest replication stream to anybody. No two leaderships of one life share a number.
     pub(crate) sessions: u64,
@@ -113,6 +115,7 @@ impl Raft {
             rng: fastrand::Rng::with_seed(boot.seed),
             now,
             actions: VecDeque::new(),
+            answers: VecDeque::new(),
             bad_messages: BadMessages::default(),
             sessions: 0,
             full: None,
@@ -187,10 +190,15 @@ impl Raft {
 
     /// The next thing to do, until `None`.
     pub fn poll_action(&mut self) -> Option<Action> {
-        if self.actions.is_empty() {
+        if self.actions.is_empty() && self.answers.is_empty() {
             self.flush();
         }
-        self.actions.pop_front()
+        self.poll_answer().map(Action::Answer).or_else(|| self.actions.pop_front())
+    }
+
+    /// The next answer alone.
+    pub(crate) fn poll_answer(&mut self) -> Option<Answer> {
+        self.answers.pop_front()
     }
 
     /// Turns what the handled inputs left behind into one write and one round of messages.
@@ -425,7 +433,7 @@ impl Raft {
     }
 
     pub(crate) fn answer(&mut self, answer: Answer) {
-        self.actions.push_back(Action::Answer(answer));
+        self.answers.push_back(answer);
     }
 
     pub(crate) fn bad_message(&mut self, why: Bad) {

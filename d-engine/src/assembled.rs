@@ -156,6 +156,7 @@ impl Assembled {
         let ending = Arc::new(Ending::new(Arc::clone(&shared), threads));
         watch_shutdown(shutdown, &ending);
         shared.take_place();
+        shared.look_for_late_calls();
         Ok(Node::new(shared, ending))
     }
 }

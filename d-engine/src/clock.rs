@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Tells the time since an origin that never changes; it never goes back.
 ///
-/// Read once per event, after the event has left its queue. Tests may replace it.
+/// Read once for all events that leave a queue together, after they have. Tests may replace it.
 pub trait Clock: Send + Sync + 'static {
     /// The time now.
     fn now(&self) -> Duration;

@@ -17,38 +17,43 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::task::Waker;
 use std::time::Instant;
 
+use crate::runtime::Runtime;
 use bytes::Bytes;
 use d_engine_core::LogId;
 use d_engine_raft::{Change, Event, Message, NodeId, Rejection};
-use tokio::sync::oneshot;
 
-use crate::queue::move_all;
-use crate::runtime::Runtime;
-
+mod calls;
+mod load;
 mod waiting;
 
+pub(crate) use calls::{Answered, Caller, NoAnswer};
+use load::Load;
+pub(crate) use load::Place;
 pub(crate) use waiting::Outlook;
 use waiting::{Gathered, Waiting};
 
-/// One thing for the driver.
+/// One thing for the driver. Calls are by far the most, and small: what is large has a box of its own.
 pub(crate) enum Inbound {
     /// An internal completion.
-    Event(Event),
+    Event(Box<Event>),
     /// A message of a peer.
-    Message { from: NodeId, message: Message },
+    Message { from: NodeId, message: Box<Message> },
     /// A caller's command.
     Propose { command: Bytes, caller: Caller<Applied> },
     /// A caller asks for a read index.
     Read { by_lease: bool, caller: Caller<()> },
     /// A caller wants the membership changed.
-    Change { change: Change, caller: Caller<u64> },
+    Change { change: Box<Change>, caller: Caller<u64> },
     /// A caller wants leadership handed over.
     Transfer { to: NodeId, caller: Caller<()> },
     /// A caller wants a snapshot of the state made.
     Snapshot { caller: Caller<LogId> },
 }
+
+const _: () = assert!(size_of::<Inbound>() <= 48);
 
 impl Inbound {
     fn is_call(&self) -> bool {
@@ -79,60 +84,6 @@ pub(crate) enum Refusal {
     Unknown(String),
     /// The node stops; a proposal may have had an effect.
     Stopping,
-}
-
-/// The end of a call that the node answers. Dropping it unanswered tells the caller that the node stops.
-pub(crate) struct Caller<T> {
-    answer: oneshot::Sender<Result<T, Refusal>>,
-}
-
-impl<T> Caller<T> {
-    pub(crate) fn answer(self, answer: Result<T, Refusal>) {
-        // A caller that has gone away wants no answer.
-        let _ = self.answer.send(answer);
-    }
-
-    /// Whether nobody waits for the answer any more.
-    pub(crate) fn has_gone(&self) -> bool {
-        self.answer.is_closed()
-    }
-}
-
-/// A call's place among those that may be under way; given back at the call's end.
-pub(crate) struct Place<'a> {
-    calls: &'a Load,
-    bytes: usize,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.calls.remove(1, self.bytes);
-    }
-}
-
-/// How many, and how many bytes they hold.
-#[derive(Default)]
-struct Load {
-    count: AtomicUsize,
-    bytes: AtomicUsize,
-}
-
-impl Load {
-    /// Adds one unless that is too much.
-    fn add(&self, bytes: usize, bounds: &Bounds) -> Result<(), NotTaken> {
-        let count_before = self.count.fetch_add(1, Ordering::Relaxed);
-        let bytes_before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if count_before < bounds.callers && bytes_before.saturating_add(bytes) <= bounds.bytes {
-            return Ok(());
-        }
-        self.remove(1, bytes);
-        Err(NotTaken::Busy)
-    }
-
-    fn remove(&self, count: usize, bytes: usize) {
-        self.count.fetch_sub(count, Ordering::Relaxed);
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
 }
 
 /// Says when to look for callers that have gone: whenever twice as many wait as were left the last time.
@@ -177,11 +128,8 @@ pub(crate) enum NotTaken {
     Closed,
 }
 
-/// Gets the end of a call.
-pub(crate) type Answered<T> = oneshot::Receiver<Result<T, Refusal>>;
-
-/// So many calls under way are a crowd: others are about to call, too.
-const CROWD_MIN: usize = 8;
+/// A call's end, and what its caller is to do before it waits for that.
+type Along<'a, T> = (Answered<T>, Option<Gathering<'a>>);
 
 /// Held by the caller that gathers what others bring, before it drives. Dropping it drives: a caller that goes away leaves
 /// nobody waiting.
@@ -231,8 +179,6 @@ pub(crate) struct Inbox {
     runtime: Mutex<Option<Runtime>>,
     bounds: Bounds,
     calls: Load,
-    /// Of calls, those that wait here; also such that have ended meanwhile.
-    queued: Load,
     messages: AtomicUsize,
     dropped: AtomicUsize,
 }
@@ -245,7 +191,6 @@ impl Inbox {
             runtime: Mutex::default(),
             bounds,
             calls: Load::default(),
-            queued: Load::default(),
             messages: AtomicUsize::new(0),
             dropped: AtomicUsize::new(0),
         }
@@ -258,85 +203,97 @@ impl Inbox {
 
     /// Begins a call that holds so many bytes.
     pub(crate) fn enter(&self, bytes: usize) -> Result<Place<'_>, NotTaken> {
-        self.calls.add(bytes, &self.bounds)?;
-        Ok(Place { calls: &self.calls, bytes })
+        self.calls.enter(bytes, &self.bounds)
     }
 
     /// Hands in a command; the receiver gets the answer once it is applied here.
     pub(crate) fn propose(&self, command: Bytes) -> Result<Answered<Applied>, NotTaken> {
-        self.propose_along(command).map(|(answered, _)| answered)
+        let (caller, answered) = calls::alone();
+        self.call(Inbound::Propose { command, caller }).map(|()| answered)
     }
 
-    /// [`propose`](Inbox::propose) of a caller that lets others go first, if there are many.
-    pub(crate) fn propose_along(&self, command: Bytes) -> Result<(Answered<Applied>, Option<Gathering<'_>>), NotTaken> {
-        self.call(command.len(), |caller| Inbound::Propose { command, caller })
-    }
-
-    /// Asks for a read index.
-    #[cfg(test)]
-    pub(crate) fn read(&self, by_lease: bool) -> Result<Answered<()>, NotTaken> {
-        self.read_along(by_lease).map(|(answered, _)| answered)
+    /// [`propose`](Inbox::propose) of a caller that waits until then and no longer, and lets others go first, if there are many.
+    pub(crate) fn propose_along(
+        &self,
+        command: Bytes,
+        until: tokio::time::Instant,
+    ) -> Result<Along<'_, Applied>, NotTaken> {
+        self.call_along(command.len(), |waiting| {
+            let (caller, answered) = waiting.writes.begin(until);
+            (Inbound::Propose { command, caller }, answered)
+        })
     }
 
     /// Asks for a read index, which a leader may give by its lease if it is asked so; the receiver is told once it is applied
-    /// here. Of many callers one lets others go first.
-    pub(crate) fn read_along(&self, by_lease: bool) -> Result<(Answered<()>, Option<Gathering<'_>>), NotTaken> {
-        self.call(0, |caller| Inbound::Read { by_lease, caller })
+    /// here, or at `until`. Of many callers one lets others go first.
+    pub(crate) fn read_along(&self, by_lease: bool, until: tokio::time::Instant) -> Result<Along<'_, ()>, NotTaken> {
+        self.call_along(0, |waiting| {
+            let (caller, answered) = waiting.reads.begin(until);
+            (Inbound::Read { by_lease, caller }, answered)
+        })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn read(&self, by_lease: bool) -> Result<Answered<()>, NotTaken> {
+        let later = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+        self.read_along(by_lease, later).map(|(answered, _)| answered)
     }
 
     /// Asks for a change of the membership; the receiver is told the index of its configuration once it has committed.
     pub(crate) fn change(&self, change: Change) -> Result<Answered<u64>, NotTaken> {
-        self.call(0, |caller| Inbound::Change { change, caller }).map(|(answered, _)| answered)
+        let (caller, answered) = calls::alone();
+        self.call(Inbound::Change { change: Box::new(change), caller }).map(|()| answered)
     }
 
     /// Asks to hand leadership over.
     pub(crate) fn transfer(&self, to: NodeId) -> Result<Answered<()>, NotTaken> {
-        self.call(0, |caller| Inbound::Transfer { to, caller }).map(|(answered, _)| answered)
+        let (caller, answered) = calls::alone();
+        self.call(Inbound::Transfer { to, caller }).map(|()| answered)
     }
 
     /// Asks for a snapshot of the state; the receiver is told of which entry, once it is durable.
     pub(crate) fn snapshot(&self) -> Result<Answered<LogId>, NotTaken> {
-        self.call(0, |caller| Inbound::Snapshot { caller }).map(|(answered, _)| answered)
+        let (caller, answered) = calls::alone();
+        self.call(Inbound::Snapshot { caller }).map(|()| answered)
     }
 
-    fn call<T>(
+    /// Adds a call, and drives if that is due.
+    fn call(&self, call: Inbound) -> Result<(), NotTaken> {
+        let mut waiting = self.waiting();
+        waiting.check_room(call.command_len(), &self.bounds)?;
+        let is_urgent = waiting.add(call);
+        self.let_go(waiting, is_urgent, By::Guest);
+        Ok(())
+    }
+
+    /// Adds a call that may wait for others, and drives if there are enough together.
+    fn call_along<T>(
         &self,
         bytes: usize,
-        inbound: impl FnOnce(Caller<T>) -> Inbound,
-    ) -> Result<(Answered<T>, Option<Gathering<'_>>), NotTaken> {
-        // Again a bound, because calls may end, and others begin, faster than the driver takes what they leave.
-        self.queued.add(bytes, &self.bounds)?;
-        let (answer, answered) = oneshot::channel();
-        let call = inbound(Caller { answer });
+        begin: impl FnOnce(&mut Waiting) -> (Inbound, Answered<T>),
+    ) -> Result<Along<'_, T>, NotTaken> {
         let crowd = self.calls();
-        let taken = if crowd >= CROWD_MIN && Waiting::may_gather(&call) {
-            self.gather(call, crowd)
-        } else if self.add([call], By::Guest) {
-            Ok(None)
-        } else {
-            Err(NotTaken::Closed)
-        };
-        match taken {
-            Ok(gathering) => Ok((answered, gathering)),
-            Err(why) => {
-                self.queued.remove(1, bytes);
-                Err(why)
-            }
-        }
-    }
-
-    /// Adds a call of a crowd, and drives if there are enough together.
-    fn gather(&self, call: Inbound, crowd: usize) -> Result<Option<Gathering<'_>>, NotTaken> {
         let mut waiting = self.waiting();
-        if waiting.closed {
-            return Err(NotTaken::Closed);
-        }
+        waiting.check_room(bytes, &self.bounds)?;
+        let (call, answered) = begin(&mut waiting);
         let gathered = waiting.gather(call, crowd);
-        self.let_go(waiting, gathered == Gathered::Enough, By::Guest);
-        Ok(match gathered {
+        let is_urgent = gathered == Gathered::Enough;
+        self.let_go(waiting, is_urgent, By::Guest);
+        let gathering = match gathered {
             Gathered::Begins(number) => Some(Gathering { inbox: self, number }),
             Gathered::Waits | Gathered::Enough => None,
-        })
+        };
+        Ok((answered, gathering))
+    }
+
+    /// Ends the calls that are late by now, whoever has them.
+    pub(crate) fn end_late_calls(&self, now: tokio::time::Instant) {
+        let mut callers = Vec::new();
+        let mut waiting = self.waiting();
+        waiting.writes.end_late(now, &mut callers);
+        waiting.reads.end_late(now, &mut callers);
+        drop(waiting);
+        callers.into_iter().for_each(Waker::wake);
     }
 
     /// Takes in a peer's messages, in order, or drops those beyond the bound.
@@ -354,7 +311,8 @@ impl Inbox {
                 tracing::warn!(from, "messages of peers arrive faster than they are handled; some are dropped");
             }
         }
-        let is_open = self.add(messages.into_iter().map(|message| Inbound::Message { from, message }), By::Guest);
+        let is_open = self
+            .add(messages.into_iter().map(|message| Inbound::Message { from, message: Box::new(message) }), By::Guest);
         if !is_open {
             self.messages.fetch_sub(taken, Ordering::Relaxed);
         }
@@ -364,7 +322,7 @@ impl Inbox {
     /// Reports what became of a command.
     pub(crate) fn complete(&self, event: impl Into<Event>) {
         // After the driver's end nobody needs to know.
-        self.add([Inbound::Event(event.into())], By::Worker);
+        self.add([Inbound::Event(Box::new(event.into()))], By::Worker);
     }
 
     /// Adds all, and drives if that is due; false: nothing is taken in any more.
@@ -501,9 +459,7 @@ impl Inbox {
         waiting.take_items(into);
         drop(waiting);
         let messages = into.iter().filter(|inbound| matches!(inbound, Inbound::Message { .. })).count();
-        let calls = into.iter().filter(|inbound| inbound.is_call()).count();
         self.messages.fetch_sub(messages, Ordering::Relaxed);
-        self.queued.remove(calls, 0);
     }
 
     /// Moves the proposals that wait into `into` if there are at least `min`, or no more will come.
@@ -512,14 +468,12 @@ impl Inbox {
         if waiting.proposals.len() < min && !waiting.closed {
             return;
         }
-        move_all(&mut waiting.proposals, into);
-        drop(waiting);
-        self.queued.remove(into.len(), into.iter().map(Inbound::command_len).sum());
+        waiting.take_proposals(into);
     }
 
     /// How many calls are under way.
     pub(crate) fn calls(&self) -> usize {
-        self.calls.count.load(Ordering::Relaxed)
+        self.calls.count()
     }
 }
 

@@ -116,7 +116,7 @@ mod tests {
         let mut taken = Vec::new();
         inbox.take_all(&mut taken);
         let event = |inbound| match inbound {
-            Inbound::Event(event) => event,
+            Inbound::Event(event) => *event,
             _ => panic!("no event"),
         };
         taken.into_iter().map(event).collect()

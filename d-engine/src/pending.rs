@@ -178,12 +178,10 @@ impl PendingReads {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inbox::{Bounds, Inbound, Inbox};
+    use crate::inbox::{Answered, Bounds, Inbound, Inbox};
     use bytes::Bytes;
 
-    type Answer = tokio::sync::oneshot::Receiver<Result<Applied, Refusal>>;
-
-    fn callers(count: usize) -> Vec<(Caller<Applied>, Answer)> {
+    fn callers(count: usize) -> Vec<(Caller<Applied>, Answered<Applied>)> {
         let inbox = Inbox::new(Bounds { callers: count, bytes: count, messages: 1 });
         let answers: Vec<_> = (0..count).map(|_| inbox.propose(Bytes::new()).unwrap()).collect();
         let mut taken = Vec::new();
@@ -264,11 +262,11 @@ mod tests {
             answers.push(answer);
         }
         pending.insert(LogId::new(3, 6), last);
-        assert!(answers.iter_mut().all(|answer| answer.try_recv().is_err()), "any of them may still be applied");
+        assert!(answers.iter_mut().all(Answered::is_pending), "any of them may still be applied");
         let mut decided = Vec::new();
         pending.decide(&[entry(5, 1), entry(6, 1)], &mut decided);
         assert!(matches!(decided[..], [Decided::Applied(..), Decided::Applied(..), Decided::Replaced(_)]));
-        assert!(new_answer.try_recv().is_err());
+        assert!(new_answer.is_pending());
         assert_eq!(pending.waiting.len(), 1);
     }
 }

@@ -224,18 +224,23 @@ impl Runtime {
         self.inbox.set_outlook(outlook);
     }
 
+    /// Handles what has left the queue, at one time: a lease is judged at a moment at which each of these was under way.
     fn handle_each(&mut self, taken: &mut Vec<Inbound>) {
+        if taken.is_empty() {
+            return;
+        }
+        let now = self.clock.now();
         for inbound in taken.drain(..) {
             if let Some(event) = self.event_of(inbound) {
-                self.handle(event);
+                self.handle(now, event);
             }
         }
     }
 
-    fn handle(&mut self, event: Event) {
+    fn handle(&mut self, now: Duration, event: Event) {
         self.work.news.take_in(&event);
         crate::budget::taken(&self.published, &event);
-        self.driver.handle(self.clock.now(), event);
+        self.driver.handle(now, event);
     }
 
     fn next_group(&mut self) -> (usize, Option<Instant>) {
@@ -292,12 +297,12 @@ impl Runtime {
     fn event_of(&mut self, inbound: Inbound) -> Option<Event> {
         Some(match inbound {
             Inbound::Event(event) => {
-                if let Event::Input(Input::Persisted { seq }) = &event {
+                if let Event::Input(Input::Persisted { seq }) = &*event {
                     self.writer.persisted(*seq);
                 }
-                event
+                *event
             }
-            Inbound::Message { from, message } => Input::Message { from, message }.into(),
+            Inbound::Message { from, message } => Input::Message { from, message: *message }.into(),
             Inbound::Propose { command, caller } => {
                 Input::Propose { id: Kind::Proposal.number(self.work.proposals.insert(caller)), command }.into()
             }
@@ -306,7 +311,7 @@ impl Runtime {
             }
             Inbound::Change { change, caller } => {
                 let id = Kind::Change.number(self.work.changes.insert(caller));
-                Input::ChangeMembership { id, base: None, change }.into()
+                Input::ChangeMembership { id, base: None, change: *change }.into()
             }
             Inbound::Transfer { to, caller } => {
                 Input::Transfer { id: Kind::Transfer.number(self.work.transfers.insert(caller)), to }.into()
@@ -368,7 +373,7 @@ impl Runtime {
                 Input::StorageFailed { why: error.to_string() }
             }
         };
-        self.handle(input.into());
+        self.handle(self.clock.now(), input.into());
         true
     }
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::NodeConfig;
 use crate::clock::Clock;
 use crate::disk::SyncLatencies;
-use crate::inbox::{Applied, Inbox, NotTaken, Place, Refusal};
+use crate::inbox::{Applied, Inbox, NoAnswer, NotTaken, Place, Refusal};
 use crate::key_value::check_is_for_callers;
 use crate::local_router::LocalRouter;
 use crate::machine_handle::MachineHandle;
@@ -25,6 +25,10 @@ use crate::snapshot_store::SnapshotStore;
 
 /// How long a call waits before it asks again, unless an election ends earlier.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+
+/// So often, within the time of one call, those that are late are looked for: a call may last so much longer.
+const LOOKS_PER_TIMEOUT: u32 = 32;
+const LOOKS_MIN: Duration = Duration::from_millis(1);
 
 pub(crate) struct Shared {
     pub(crate) config: NodeConfig,
@@ -147,6 +151,22 @@ impl Shared {
         Instant::now() + self.config.request_timeout()
     }
 
+    /// Ends calls that are late, to the last one: those that wait for a thread that hangs outlast the node's own tasks.
+    pub(crate) fn look_for_late_calls(self: &Arc<Self>) {
+        let every = (self.config.request_timeout() / LOOKS_PER_TIMEOUT).max(LOOKS_MIN);
+        let shared = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(every).await;
+                let Some(shared) = shared.upgrade() else { return };
+                shared.inbox.end_late_calls(Instant::now());
+                if !shared.is_open() && shared.inbox.calls() == 0 {
+                    return;
+                }
+            }
+        });
+    }
+
     /// [`propose_checked`](Shared::propose_checked) of a command from outside.
     pub(crate) async fn propose(&self, command: Bytes, forwarded: bool) -> Result<Reply> {
         self.check_command(&command)?;
@@ -192,23 +212,23 @@ impl Shared {
 
     async fn propose_here(&self, command: Bytes, deadline: Instant) -> Result<Attempt<Applied>> {
         crate::budget::reached("enter", self.id(), 0);
-        let (answer, gathering) = self.inbox_open()?.propose_along(command).map_err(refused)?;
+        let (answer, gathering) = self.inbox_open()?.propose_along(command, deadline).map_err(refused)?;
         if let Some(gathering) = gathering {
             gathering.gather().await;
         }
-        match tokio::time::timeout_at(deadline, answer).await {
-            Ok(Ok(Ok(applied))) => {
+        match answer.await {
+            Ok(Ok(applied)) => {
                 crate::budget::reached("answer", self.id(), applied.at.index);
                 Ok(Attempt::Done(applied))
             }
-            Ok(Ok(Err(Refusal::Rejected(Rejection::NotLeader { .. })))) => Ok(Attempt::NotLeader),
-            Ok(Ok(Err(Refusal::Rejected(rejection)))) => Err(rejected(rejection)),
-            Ok(Ok(Err(Refusal::Unknown(why)))) => {
+            Ok(Err(Refusal::Rejected(Rejection::NotLeader { .. }))) => Ok(Attempt::NotLeader),
+            Ok(Err(Refusal::Rejected(rejection))) => Err(rejected(rejection)),
+            Ok(Err(Refusal::Unknown(why))) => {
                 tracing::debug!(why, "the fate of a write is not known");
                 Err(ClientError::Unknown)
             }
             // Taken in and not answered: it may be in the log.
-            Ok(Ok(Err(Refusal::Stopping)) | Err(_)) | Err(_) => Err(ClientError::Unknown),
+            Ok(Err(Refusal::Stopping)) | Err(NoAnswer::Dropped | NoAnswer::Late) => Err(ClientError::Unknown),
         }
     }
 
@@ -298,20 +318,20 @@ impl Shared {
         let deadline = self.deadline();
         loop {
             crate::budget::reached("enter", self.id(), 0);
-            let (answer, gathering) = self.inbox_open()?.read_along(by_lease).map_err(refused)?;
+            let (answer, gathering) = self.inbox_open()?.read_along(by_lease, deadline).map_err(refused)?;
             if let Some(gathering) = gathering {
                 gathering.gather().await;
             }
-            match tokio::time::timeout_at(deadline, answer).await {
-                Ok(Ok(Ok(()))) => {
+            match answer.await {
+                Ok(Ok(())) => {
                     crate::budget::reached("answer", self.id(), 0);
                     return Ok(());
                 }
-                Ok(Ok(Err(Refusal::Rejected(Rejection::NotLeader { .. })))) => self.wait_for_leader(deadline).await?,
-                Ok(Ok(Err(Refusal::Rejected(rejection)))) => return Err(rejected(rejection)),
-                Ok(Ok(Err(Refusal::Unknown(why)))) => return Err(ClientError::unavailable(why)),
-                Ok(Ok(Err(Refusal::Stopping)) | Err(_)) => return Err(self.ended()),
-                Err(_) => return Err(ClientError::unavailable(self.situation())),
+                Ok(Err(Refusal::Rejected(Rejection::NotLeader { .. }))) => self.wait_for_leader(deadline).await?,
+                Ok(Err(Refusal::Rejected(rejection))) => return Err(rejected(rejection)),
+                Ok(Err(Refusal::Unknown(why))) => return Err(ClientError::unavailable(why)),
+                Ok(Err(Refusal::Stopping)) | Err(NoAnswer::Dropped) => return Err(self.ended()),
+                Err(NoAnswer::Late) => return Err(ClientError::unavailable(self.situation())),
             }
         }
     }

@@ -11,13 +11,12 @@ use d_engine_core::{Entry, EntryKind, KvCommand, LogId, StorageEngine as _};
 use d_engine_mem::MemStorageEngine;
 use d_engine_raft::Event;
 use tokio::runtime::Runtime;
-use tokio::sync::oneshot::Receiver;
 use tokio::sync::{Notify, watch};
 
 use crate::NodeConfig;
 use crate::clock::Clock;
 use crate::hooks::{HookedMachine, MachineHooks};
-use crate::inbox::{Applied, Bounds, Inbound, Refusal};
+use crate::inbox::{Answered, Applied, Bounds, Inbound, Refusal};
 use crate::machine_clock::MachineClock;
 use crate::published::Leadership;
 use crate::snapshot_policy::{Label, Progress, Snapshots};
@@ -144,7 +143,7 @@ impl Stage {
     }
 
     /// What a round leaves that commits a caller's command.
-    fn commit(&self) -> Receiver<Result<Applied, Refusal>> {
+    fn commit(&self) -> Answered<Applied> {
         let mut last = self.driver.lock().unwrap();
         *last += 1;
         let at = LogId::new(1, *last);
@@ -161,7 +160,7 @@ impl Stage {
     fn put(&self) -> Result<Applied, Refusal> {
         let answer = self.commit();
         self.applying.drive(&self.inbox);
-        answer.blocking_recv().unwrap()
+        answer.wait().unwrap()
     }
 
     /// Puts until this thread applies.
@@ -249,7 +248,7 @@ fn a_machine_that_waits_keeps_no_driver_and_is_finished_before_anything_else_is_
     stage.applying.drive(&stage.inbox);
     assert_eq!(stage.applied(), before, "both wait");
     stage.machine.gate.notify_one();
-    assert_eq!(waits.blocking_recv().unwrap().unwrap().at.index + 1, next.blocking_recv().unwrap().unwrap().at.index);
+    assert_eq!(waits.wait().unwrap().unwrap().at.index + 1, next.wait().unwrap().unwrap().at.index);
     (0..50).for_each(|_| drop(stage.put().unwrap()));
     assert_eq!(stage.applied(), (1..=stage.applied().len() as u64).collect::<Vec<_>>());
     let apply_thread = stage.apply_thread();
@@ -265,13 +264,14 @@ fn a_panic_of_the_machine_ends_the_nodes_part_and_not_the_thread_that_drives() {
     stage.machine.mood.store(PANICS, Ordering::SeqCst);
     let answer = stage.commit();
     stage.applying.drive(&stage.inbox);
-    assert!(answer.blocking_recv().is_err(), "its fate is not known");
+    assert!(answer.wait().is_err(), "its fate is not known");
     let mut taken = Vec::new();
     stage.inbox.take_all(&mut taken);
-    let Some(Inbound::Event(Event::Input(Input::StorageFailed { why }))) = taken.first() else { panic!("no failure") };
+    let Some(Inbound::Event(event)) = taken.first() else { panic!("nothing was told") };
+    let Event::Input(Input::StorageFailed { why }) = &**event else { panic!("no failure") };
     assert!(why.contains("the gears are jammed"), "{why}");
     stage.join();
-    assert!(stage.commit().blocking_recv().is_err(), "nothing is applied any more");
+    assert!(stage.commit().wait().is_err(), "nothing is applied any more");
 }
 
 #[test]
@@ -297,7 +297,7 @@ fn what_a_follower_applies_is_left_to_gather_unless_a_reader_waits() {
         drop(stage.commit());
         let answer = read();
         stage.applying.drive(&stage.inbox);
-        answer.blocking_recv().unwrap().unwrap();
+        answer.wait().unwrap().unwrap();
     }
 }
 

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use d_engine_raft::{Event, Input};
 
-use super::Inbound;
+use super::calls::Calls;
+use super::{Applied, Bounds, Inbound, NotTaken};
 use crate::queue::move_all;
 
 /// What the driver sees coming.
@@ -25,6 +26,9 @@ pub(crate) struct Outlook {
 /// A caller that gathers comes back within so long, or the driver's own thread does its part: its task may not be polled, or
 /// its thread be busy with something else.
 const GATHERING_MAX: Duration = Duration::from_millis(1);
+
+/// So many calls under way are a crowd: others are about to call, too.
+pub(super) const CROWD_MIN: usize = 8;
 
 /// One in so many of those that call is enough: were all of them gathered, other threads would have nothing to do meanwhile.
 const SHARE: usize = 2;
@@ -52,6 +56,12 @@ pub(super) enum Gathered {
 pub(super) struct Waiting {
     pub(super) items: Vec<Inbound>,
     pub(super) proposals: Vec<Inbound>,
+    /// How many calls are among both, and how many bytes their commands have.
+    calls: usize,
+    bytes: usize,
+    /// Calls that wait for their answer, here or elsewhere.
+    pub(super) writes: Calls<Applied>,
+    pub(super) reads: Calls<()>,
     /// Of items, such that may wait.
     pub(super) has_reads: bool,
     pub(super) has_applied: bool,
@@ -73,6 +83,10 @@ impl Waiting {
         Self {
             items: Vec::new(),
             proposals: Vec::new(),
+            calls: 0,
+            bytes: 0,
+            writes: Calls::new(),
+            reads: Calls::new(),
             has_reads: false,
             has_applied: false,
             is_urgent: false,
@@ -103,7 +117,7 @@ impl Waiting {
                 self.has_reads = true;
                 self.outlook.reads_wait && !by_lease
             }
-            Inbound::Event(Event::Input(Input::Applied { .. })) => {
+            Inbound::Event(event) if matches!(**event, Event::Input(Input::Applied { .. })) => {
                 self.has_applied = true;
                 self.outlook.applied_waits
             }
@@ -111,8 +125,20 @@ impl Waiting {
         }
     }
 
+    /// Whether another call of so many bytes may be added. That calls under way are bounded is not enough: calls may end, and
+    /// others begin, faster than the driver takes what they leave.
+    pub(super) fn check_room(&self, bytes: usize, bounds: &Bounds) -> Result<(), NotTaken> {
+        if self.closed {
+            return Err(NotTaken::Closed);
+        }
+        let fits = self.calls < bounds.callers && self.bytes.saturating_add(bytes) <= bounds.bytes;
+        if fits { Ok(()) } else { Err(NotTaken::Busy) }
+    }
+
     /// Adds one; true: it must be handled now.
     pub(super) fn add(&mut self, inbound: Inbound) -> bool {
+        self.calls += usize::from(inbound.is_call());
+        self.bytes += inbound.command_len();
         let is_urgent = !self.may_wait(&inbound);
         self.is_urgent |= is_urgent;
         match inbound {
@@ -122,16 +148,16 @@ impl Waiting {
         is_urgent
     }
 
-    /// Whether a call may wait for others.
-    pub(super) fn may_gather(call: &Inbound) -> bool {
-        matches!(call, Inbound::Propose { .. } | Inbound::Read { by_lease: false, .. })
-    }
-
-    /// Adds a call that may wait for others, of which there are `crowd`.
+    /// Adds a call that may wait for others, if there are many; `crowd` are under way.
     pub(super) fn gather(&mut self, call: Inbound, crowd: usize) -> Gathered {
+        let may_gather =
+            crowd >= CROWD_MIN && matches!(call, Inbound::Propose { .. } | Inbound::Read { by_lease: false, .. });
         let was_urgent = self.is_urgent;
         if !self.add(call) {
             return Gathered::Waits;
+        }
+        if !may_gather {
+            return Gathered::Enough;
         }
         if let Some(gathering) = &mut self.gathering {
             gathering.count += 1;
@@ -160,8 +186,16 @@ impl Waiting {
 
     /// A round takes what has come, proposals apart: nothing of it waits for who gathers.
     pub(super) fn take_items(&mut self, into: &mut Vec<Inbound>) {
+        self.calls -= self.items.iter().filter(|inbound| inbound.is_call()).count();
         move_all(&mut self.items, into);
         (self.is_urgent, self.has_reads, self.has_applied, self.gathering) = (false, false, false, None);
+    }
+
+    /// A round takes the proposals.
+    pub(super) fn take_proposals(&mut self, into: &mut Vec<Inbound>) {
+        self.calls -= self.proposals.len();
+        self.bytes = 0;
+        move_all(&mut self.proposals, into);
     }
 
     /// What may wait follows from what the driver sees coming now.

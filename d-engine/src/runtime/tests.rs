@@ -121,9 +121,9 @@ fn a_driver_that_panics_on_a_callers_thread_ends_the_node_and_not_the_thread() {
     let (inbox, published) = (Arc::clone(&runtime.inbox), Arc::clone(&runtime.published));
     let driver = std::thread::spawn(move || runtime.run());
     // Answered: it runs.
-    assert!(inbox.transfer(9).unwrap().blocking_recv().unwrap().is_err());
+    assert!(inbox.transfer(9).unwrap().wait().unwrap().is_err());
     clock.0.store(true, Ordering::SeqCst);
-    let answer = inbox.transfer(9).map(tokio::sync::oneshot::Receiver::blocking_recv);
+    let answer = inbox.transfer(9).map(crate::inbox::Answered::wait);
     assert!(!matches!(answer, Ok(Ok(_))), "nobody answers");
     driver.join().unwrap();
     assert!(published.failure().unwrap().contains("the spring is broken"));
