@@ -137,12 +137,12 @@ pub(crate) async fn bench(arguments: Bench) -> Result<(), Failure> {
     let removed = client.delete_range(Delete::prefix(arguments.prefix.clone())).await;
     // A session less for the nodes to keep; without this it goes with time.
     let _ = client.close_session().await;
-    let found = found?;
-    removed.map_err(|error| {
+    // What was measured is shown whatever became of the keys.
+    show(&arguments, &found?)?;
+    removed.map(drop).map_err(|error| {
         let check = format!("d-engine delete --prefix {}", arguments.prefix);
         Failure::new(format!("the keys of the load could not be removed: {error}")).next(check)
-    })?;
-    show(&arguments, &found)
+    })
 }
 
 async fn measure(arguments: &Bench, caller: &Arc<Caller>) -> Result<Vec<Figures>, Failure> {

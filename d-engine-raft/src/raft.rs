@@ -57,7 +57,7 @@ pub struct Raft {
     pub(crate) rng: fastrand::Rng,
     pub(crate) now: Duration,
     pub(crate) actions: VecDeque<Action>,
-    /// What whoever asked is told; it goes first. Kept apart because there are many, and actions are large.
+    /// What whoever asked is told; polled before actions. Kept apart because there are many, and actions are large.
     answers: VecDeque<Answer>,
     pub(crate) bad_messages: BadMessages,
     /// Number of the newest replication stream to anybody. No two leaderships of one life share a number.

@@ -156,7 +156,6 @@ impl Assembled {
         let ending = Arc::new(Ending::new(Arc::clone(&shared), threads));
         watch_shutdown(shutdown, &ending);
         shared.take_place();
-        shared.look_for_late_calls();
         Ok(Node::new(shared, ending))
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Tells the time since an origin that never changes; it never goes back.
 ///
-/// Read once for all events that leave a queue together, after they have. Tests may replace it.
+/// Events that leave a queue together share one reading, made after they have left it. Tests may replace it.
 pub trait Clock: Send + Sync + 'static {
     /// The time now.
     fn now(&self) -> Duration;

@@ -18,7 +18,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::runtime::Runtime;
 use bytes::Bytes;
@@ -128,6 +128,9 @@ pub(crate) enum NotTaken {
     Closed,
 }
 
+/// Between two looks whether calls have ended that another thread has.
+const ASK_AGAIN: Duration = Duration::from_millis(2);
+
 /// A call's end, and what its caller is to do before it waits for that.
 type Along<'a, T> = (Answered<T>, Option<Gathering<'a>>);
 
@@ -219,7 +222,7 @@ impl Inbox {
         until: tokio::time::Instant,
     ) -> Result<Along<'_, Applied>, NotTaken> {
         self.call_along(command.len(), |waiting| {
-            let (caller, answered) = waiting.writes.begin(until);
+            let (caller, answered) = waiting.begin_write(until.into_std());
             (Inbound::Propose { command, caller }, answered)
         })
     }
@@ -228,7 +231,7 @@ impl Inbox {
     /// here, or at `until`. Of many callers one lets others go first.
     pub(crate) fn read_along(&self, by_lease: bool, until: tokio::time::Instant) -> Result<Along<'_, ()>, NotTaken> {
         self.call_along(0, |waiting| {
-            let (caller, answered) = waiting.reads.begin(until);
+            let (caller, answered) = waiting.begin_read(until.into_std());
             (Inbound::Read { by_lease, caller }, answered)
         })
     }
@@ -286,14 +289,23 @@ impl Inbox {
         Ok((answered, gathering))
     }
 
-    /// Ends the calls that are late by now, whoever has them.
-    pub(crate) fn end_late_calls(&self, now: tokio::time::Instant) {
+    /// Ends the calls that are late by now, whoever has them; false: no call waits.
+    fn end_late_calls(&self) -> bool {
         let mut callers = Vec::new();
-        let mut waiting = self.waiting();
-        waiting.writes.end_late(now, &mut callers);
-        waiting.reads.end_late(now, &mut callers);
-        drop(waiting);
+        let some_wait = self.waiting().end_late(Instant::now(), &mut callers);
         callers.into_iter().for_each(Waker::wake);
+        some_wait
+    }
+
+    /// After the driver's end: ends what still waits in time, should the thread that has it hang.
+    pub(crate) fn end_calls(&self) {
+        loop {
+            self.waiting().look_now(Instant::now());
+            if !self.end_late_calls() {
+                return;
+            }
+            std::thread::sleep(ASK_AGAIN);
+        }
     }
 
     /// Takes in a peer's messages, in order, or drops those beyond the bound.
@@ -401,6 +413,7 @@ impl Inbox {
                 return held.take();
             }
             drop((waiting, held));
+            self.end_late_calls();
             fence(Ordering::SeqCst);
             self.sleep();
         }

@@ -178,6 +178,7 @@ impl Runtime {
         if let Some(runtime) = inbox.serve(self) {
             runtime.end();
         }
+        inbox.end_calls();
     }
 
     /// Handles what waits. A panic ends the node and not the thread, which may be any; `None`: there is nothing to drive.

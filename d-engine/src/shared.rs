@@ -26,10 +26,6 @@ use crate::snapshot_store::SnapshotStore;
 /// How long a call waits before it asks again, unless an election ends earlier.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// So often, within the time of one call, those that are late are looked for: a call may last so much longer.
-const LOOKS_PER_TIMEOUT: u32 = 32;
-const LOOKS_MIN: Duration = Duration::from_millis(1);
-
 pub(crate) struct Shared {
     pub(crate) config: NodeConfig,
     pub(crate) inbox: Arc<Inbox>,
@@ -149,22 +145,6 @@ impl Shared {
 
     pub(crate) fn deadline(&self) -> Instant {
         Instant::now() + self.config.request_timeout()
-    }
-
-    /// Ends calls that are late, to the last one: those that wait for a thread that hangs outlast the node's own tasks.
-    pub(crate) fn look_for_late_calls(self: &Arc<Self>) {
-        let every = (self.config.request_timeout() / LOOKS_PER_TIMEOUT).max(LOOKS_MIN);
-        let shared = Arc::downgrade(self);
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(every).await;
-                let Some(shared) = shared.upgrade() else { return };
-                shared.inbox.end_late_calls(Instant::now());
-                if !shared.is_open() && shared.inbox.calls() == 0 {
-                    return;
-                }
-            }
-        });
     }
 
     /// [`propose_checked`](Shared::propose_checked) of a command from outside.

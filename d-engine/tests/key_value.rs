@@ -128,3 +128,17 @@ async fn a_watch_ends_with_its_node() {
     let ended = tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("in time").unwrap();
     assert_eq!(ended, Err(ClientError::ShuttingDown));
 }
+
+#[tokio::test]
+async fn a_caller_whose_calls_are_all_answered_at_once_lets_other_tasks_run() {
+    let (node, _stop) = node().await;
+    // Both on the only thread of this runtime.
+    let other = tokio::spawn(async {});
+    for _ in 0..10_000 {
+        node.get("key").await.unwrap();
+        if other.is_finished() {
+            return node.shutdown().await.unwrap();
+        }
+    }
+    panic!("the other task has not run");
+}

@@ -1,14 +1,16 @@
 //! Calls that wait for their answer, and the end of those that nobody answers in time.
 //!
 //! No call has a timer of its own: who sets one and takes it back for each call pays more for it than for everything else that
-//! waiting costs. All that wait are kept together instead ([`Calls`]), and those that are late are looked for now and then. What a call
-//! has waited in serves the next one, so that waiting allocates nothing.
+//! waiting costs. All that wait are kept together instead ([`Calls`]); the driver's own thread looks for those that are late when the
+//! time of the first of them is over, whatever becomes of the caller's runtime or the node's other threads. What a call has waited in
+//! serves the next one, so that waiting allocates nothing.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Instant;
 
-use tokio::time::Instant;
+use tokio::task::coop::poll_proceed;
 
 use super::Refusal;
 
@@ -62,17 +64,22 @@ impl<T> Future for Answered<T> {
     type Output = Result<Result<T, Refusal>, NoAnswer>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // A caller whose calls are all answered at once lets the other tasks of its thread run now and then.
+        let budget = ready!(poll_proceed(context));
         let mut stage = self.call.lock();
         if let Stage::Waits(waker) = &*stage
             && waker.will_wake(context.waker())
         {
             return Poll::Pending;
         }
-        let is_pending = matches!(*stage, Stage::Begun | Stage::Waits(_));
+        let is_pending = stage.is_open();
         let next = if is_pending { Stage::Waits(context.waker().clone()) } else { Stage::Over };
         let before = std::mem::replace(&mut *stage, next);
         drop(stage);
         self.is_over = !is_pending;
+        if self.is_over {
+            budget.made_progress();
+        }
         match before {
             // Another waker than before is dropped here, without the lock.
             Stage::Begun | Stage::Waits(_) => Poll::Pending,
@@ -139,6 +146,11 @@ enum Stage<T> {
 }
 
 impl<T> Stage<T> {
+    /// Whether it has no end yet.
+    fn is_open(&self) -> bool {
+        matches!(self, Self::Begun | Self::Waits(_))
+    }
+
     /// Whether an answer would reach nobody.
     fn is_over(&self) -> bool {
         matches!(self, Self::Late | Self::Over)
@@ -164,7 +176,7 @@ impl<T> Call<T> {
 
     fn end_quietly(&self, end: Stage<T>) -> Option<Waker> {
         let mut stage = self.lock();
-        if !matches!(*stage, Stage::Begun | Stage::Waits(_)) {
+        if !stage.is_open() {
             return None;
         }
         match std::mem::replace(&mut *stage, end) {
@@ -185,7 +197,7 @@ fn ends<T>(call: Arc<Call<T>>) -> (Caller<T>, Answered<T>) {
 
 /// Calls of one kind that have a time to end.
 pub(super) struct Calls<T> {
-    /// Those that wait, and some that are over.
+    /// Those that wait, and as many at most that are over.
     begun: Vec<Arc<Call<T>>>,
     /// With so many it is time to look for those that are over.
     look_at: usize,
@@ -224,18 +236,29 @@ impl<T> Calls<T> {
         self.free.extend(self.begun.extract_if(.., |call| Arc::strong_count(call) == 1));
         self.look_at = LOOK_MIN.max(2 * self.begun.len());
         self.free.truncate(self.look_at);
+        self.free.shrink_to(self.look_at);
+        self.begun.shrink_to(self.look_at);
     }
 
-    /// Ends those that are late by now; their callers are to be woken.
-    pub(super) fn end_late(&mut self, now: Instant, callers: &mut Vec<Waker>) {
-        let late = self.begun.iter().filter(|call| call.until.is_some_and(|until| until <= now));
-        callers.extend(late.filter_map(|call| call.end_quietly(Stage::Late)));
+    /// Ends those that are late by now; their callers are to be woken. Gives the time of the next that waits.
+    pub(super) fn end_late(&mut self, now: Instant, callers: &mut Vec<Waker>) -> Option<Instant> {
+        self.look();
+        let mut next: Option<Instant> = None;
+        for call in &self.begun {
+            match call.until {
+                Some(until) if until <= now => callers.extend(call.end_quietly(Stage::Late)),
+                Some(until) if next.is_none_or(|next| until < next) && call.lock().is_open() => next = Some(until),
+                _ => {}
+            }
+        }
+        next
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
     use std::time::Duration;
 
     fn poll<T>(answered: &mut Answered<T>) -> Poll<Result<Result<T, Refusal>, NoAnswer>> {
@@ -243,32 +266,45 @@ mod tests {
     }
 
     #[test]
-    fn each_call_gets_its_own_answer_though_they_wait_in_the_same_place() {
+    fn each_call_gets_its_own_answer_though_they_wait_in_the_same_places() {
         let (mut calls, later) = (Calls::new(), Instant::now() + Duration::from_secs(60));
+        let mut places = BTreeSet::new();
         for number in 0..10 * LOOK_MIN {
             let (caller, mut answered) = calls.begin(later);
-            assert!(poll(&mut answered).is_pending());
+            places.insert(Arc::as_ptr(&answered.call).addr());
+            assert!(answered.is_pending());
             caller.answer(Ok(number));
             assert!(matches!(poll(&mut answered), Poll::Ready(Ok(Ok(answer))) if answer == number));
         }
-        assert!(calls.begun.len() + calls.free.len() <= 2 * LOOK_MIN);
+        assert_eq!(places.len(), LOOK_MIN);
     }
 
     #[test]
-    fn a_call_whose_ends_are_held_is_nobody_elses() {
-        let (mut calls, later) = (Calls::new(), Instant::now() + Duration::from_secs(60));
-        let mut held: Vec<_> = (0..3 * LOOK_MIN).map(|_| calls.begin(later)).collect();
-        // One end of each is enough.
+    fn a_call_of_which_one_end_is_held_is_nobody_elses_and_ends_in_time() {
+        let (mut calls, start) = (Calls::new(), Instant::now());
+        let (soon, later) = (start + Duration::from_secs(1), start + Duration::from_secs(60));
+        let mut held: Vec<_> = (0..3 * LOOK_MIN).map(|_| calls.begin(soon)).collect();
         let callers: Vec<_> = held.drain(..LOOK_MIN).map(|(caller, _)| caller).collect();
-        let mut answered: Vec<_> = held.drain(..LOOK_MIN).map(|(_, answered)| answered).collect();
-        drop(held);
+        let mut dropped: Vec<_> = held.drain(..LOOK_MIN).map(|(_, answered)| answered).collect();
         for number in 0..10 * LOOK_MIN {
             let (caller, mut own) = calls.begin(later);
             caller.answer(Ok(number));
             assert!(matches!(poll(&mut own), Poll::Ready(Ok(Ok(answer))) if answer == number));
         }
         assert!(callers.iter().all(Caller::has_gone));
-        assert!(answered.iter_mut().all(|answered| matches!(poll(answered), Poll::Ready(Err(NoAnswer::Dropped)))));
+        assert!(dropped.iter_mut().all(|answered| matches!(poll(answered), Poll::Ready(Err(NoAnswer::Dropped)))));
+        assert_eq!(calls.end_late(start, &mut Vec::new()), Some(soon));
+        assert_eq!(calls.end_late(soon, &mut Vec::new()), None);
+        assert!(held.iter_mut().all(|(_, answered)| matches!(poll(answered), Poll::Ready(Err(NoAnswer::Late)))));
+    }
+
+    #[test]
+    fn after_a_crowd_little_is_kept() {
+        let (mut calls, start) = (Calls::<()>::new(), Instant::now());
+        let crowd: Vec<_> = (0..100 * LOOK_MIN).map(|_| calls.begin(start)).collect();
+        drop(crowd);
+        assert_eq!(calls.end_late(start, &mut Vec::new()), None);
+        assert!(calls.begun.is_empty() && calls.free.len() <= LOOK_MIN);
     }
 
     #[test]
@@ -278,10 +314,10 @@ mod tests {
         let (in_time, mut late_end) = calls.begin(start + Duration::from_secs(2));
         assert!(poll(&mut early_end).is_pending() && poll(&mut late_end).is_pending());
         let mut callers = Vec::new();
-        calls.end_late(start, &mut callers);
+        assert_eq!(calls.end_late(start, &mut callers), Some(start + Duration::from_secs(1)));
         assert!(callers.is_empty());
-        calls.end_late(start + Duration::from_secs(1), &mut callers);
-        assert_eq!(callers.len(), 1);
+        let next = calls.end_late(start + Duration::from_secs(1), &mut callers);
+        assert_eq!((callers.len(), next), (1, Some(start + Duration::from_secs(2))));
         assert!(late.has_gone() && !in_time.has_gone());
         late.answer(Ok(1));
         in_time.answer(Ok(2));

@@ -29,6 +29,7 @@ impl Load {
     pub(super) fn enter(&self, bytes: usize, bounds: &Bounds) -> Result<Place<'_>, NotTaken> {
         // Half of what fits, so that those that are about to be refused fit as well.
         let bytes_max = (bounds.bytes as u64).min(BYTES_MASK / 2);
+        let calls_max = (bounds.callers as u64).min((u64::MAX >> BYTES_BITS) / 2);
         let bytes = bytes as u64;
         if bytes > bytes_max {
             return Err(NotTaken::Busy);
@@ -36,7 +37,7 @@ impl Load {
         let word = 1 << BYTES_BITS | bytes;
         let before = self.0.fetch_add(word, Ordering::Relaxed);
         let place = Place { load: self, word };
-        let fits = before >> BYTES_BITS < bounds.callers as u64 && (before & BYTES_MASK) + bytes <= bytes_max;
+        let fits = before >> BYTES_BITS < calls_max && (before & BYTES_MASK) + bytes <= bytes_max;
         if fits { Ok(place) } else { Err(NotTaken::Busy) }
     }
 

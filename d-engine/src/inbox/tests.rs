@@ -216,3 +216,42 @@ fn a_closed_inbox_says_so() {
     inbox.close();
     assert_eq!(inbox.read(false).unwrap_err(), NotTaken::Closed);
 }
+
+#[test]
+fn calls_end_in_time_after_the_drivers_end_whoever_has_them() {
+    let inbox = Inbox::new(BOUNDS);
+    let soon = tokio::time::Instant::now() + std::time::Duration::from_millis(20);
+    let (read, _) = inbox.read_along(false, soon).unwrap();
+    let (write, _) = inbox.propose_along(Bytes::new(), soon).unwrap();
+    let mut taken = Vec::new();
+    take_all(&inbox, &mut taken);
+    inbox.close();
+    inbox.end_calls();
+    assert!(tokio::time::Instant::now() >= soon);
+    assert_eq!(read.wait().unwrap_err(), NoAnswer::Late);
+    assert_eq!(write.wait().unwrap_err(), NoAnswer::Late);
+    assert_eq!(taken.len(), 2, "nobody has answered them");
+}
+
+#[test]
+fn the_drivers_own_thread_is_woken_in_time_for_a_call_that_may_be_late() {
+    let inbox = Inbox::new(BOUNDS);
+    inbox.set_outlook(WAITS);
+    inbox.waiting().sleeps_until = Some(None);
+    let _waits = inbox.read_along(false, later()).unwrap();
+    assert!(inbox.waiting().sleeps_until.is_none());
+    assert_eq!(inbox.waiting().wake_at().map(|at| at <= later().into_std()), Some(true));
+}
+
+#[test]
+fn whatever_is_taken_makes_room_for_as_much() {
+    let inbox = Inbox::new(BOUNDS);
+    for _ in 0..3 {
+        let _write = inbox.propose(Bytes::from_static(b"1234567890")).unwrap();
+        assert!(inbox.deliver(9, vec![message()]));
+        inbox.complete(Input::Persisted { seq: 1 });
+        let _transfer = inbox.transfer(2).unwrap();
+        assert_eq!(inbox.read(false).unwrap_err(), NotTaken::Busy);
+        take_all(&inbox, &mut Vec::new());
+    }
+}

@@ -1,10 +1,11 @@
 //! What has come for the driver, and what of it may wait.
 
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use d_engine_raft::{Event, Input};
 
-use super::calls::Calls;
+use super::calls::{Answered, Caller, Calls};
 use super::{Applied, Bounds, Inbound, NotTaken};
 use crate::queue::move_all;
 
@@ -26,6 +27,9 @@ pub(crate) struct Outlook {
 /// A caller that gathers comes back within so long, or the driver's own thread does its part: its task may not be polled, or
 /// its thread be busy with something else.
 const GATHERING_MAX: Duration = Duration::from_millis(1);
+
+/// Between two looks for late calls.
+const LOOKS_APART: Duration = Duration::from_millis(5);
 
 /// So many calls under way are a crowd: others are about to call, too.
 pub(super) const CROWD_MIN: usize = 8;
@@ -60,8 +64,10 @@ pub(super) struct Waiting {
     calls: usize,
     bytes: usize,
     /// Calls that wait for their answer, here or elsewhere.
-    pub(super) writes: Calls<Applied>,
-    pub(super) reads: Calls<()>,
+    writes: Calls<Applied>,
+    reads: Calls<()>,
+    /// When to look for those that are late.
+    late_at: Option<Instant>,
     /// Of items, such that may wait.
     pub(super) has_reads: bool,
     pub(super) has_applied: bool,
@@ -87,6 +93,7 @@ impl Waiting {
             bytes: 0,
             writes: Calls::new(),
             reads: Calls::new(),
+            late_at: None,
             has_reads: false,
             has_applied: false,
             is_urgent: false,
@@ -133,6 +140,37 @@ impl Waiting {
         }
         let fits = self.calls < bounds.callers && self.bytes.saturating_add(bytes) <= bounds.bytes;
         if fits { Ok(()) } else { Err(NotTaken::Busy) }
+    }
+
+    /// Begins a write that is late from `until` on.
+    pub(super) fn begin_write(&mut self, until: Instant) -> (Caller<Applied>, Answered<Applied>) {
+        self.look_at(until);
+        self.writes.begin(until)
+    }
+
+    /// Begins a read that is late from `until` on.
+    pub(super) fn begin_read(&mut self, until: Instant) -> (Caller<()>, Answered<()>) {
+        self.look_at(until);
+        self.reads.begin(until)
+    }
+
+    fn look_at(&mut self, at: Instant) {
+        self.late_at = Some(self.late_at.map_or(at, |before| before.min(at)));
+    }
+
+    /// Ends the calls that are late by now, if it is time to look; their callers are to be woken. False: no call waits.
+    pub(super) fn end_late(&mut self, now: Instant, callers: &mut Vec<Waker>) -> bool {
+        if self.late_at.is_some_and(|at| at <= now) {
+            let next = [self.writes.end_late(now, callers), self.reads.end_late(now, callers)];
+            // Of many that are late one after the other, some are found together.
+            self.late_at = next.into_iter().flatten().min().map(|next| next.max(now + LOOKS_APART));
+        }
+        self.late_at.is_some()
+    }
+
+    /// Looks for late calls as soon as that is asked for.
+    pub(super) fn look_now(&mut self, now: Instant) {
+        self.late_at = self.late_at.map(|at| at.min(now));
     }
 
     /// Adds one; true: it must be handled now.
@@ -212,7 +250,7 @@ impl Waiting {
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let proposals_at = self.outlook.proposals_at.filter(|_| !self.proposals.is_empty());
         let gathering_until = self.gathering.map(|gathering| gathering.until);
-        self.outlook.wake_at.into_iter().chain(proposals_at).chain(gathering_until).min()
+        self.outlook.wake_at.into_iter().chain(proposals_at).chain(gathering_until).chain(self.late_at).min()
     }
 
     /// Whether the driver's own thread must be told that it sleeps too long; once, since it looks itself then.
