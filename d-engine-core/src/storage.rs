@@ -34,7 +34,7 @@ pub trait StorageEngine: Send + Sync + 'static {
     /// A promise that no write to log and hard state waits: not for a device, nor for other threads longer than they
     /// take to copy what they read; its futures are ready when they are polled first. The engine then writes on whatever
     /// thread drives it, a caller's or a socket's, instead of waking one of its own; nor does it wait for space: an
-    /// [`Error::NoSpace`] ends the node's part.
+    /// [`Error::NoSpace`] ends the node's part. Law: `who_never_waits_is_ready_at_once`.
     fn never_waits(&self) -> bool {
         false
     }

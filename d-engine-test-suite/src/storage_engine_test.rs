@@ -86,6 +86,7 @@ macro_rules! __storage_engine_laws {
                 purge_below_the_boundary_does_nothing
                 reset_empties_the_log_and_keeps_the_vote
                 reads_never_see_half_a_batch
+                who_never_waits_is_ready_at_once
                 random_histories_match_the_model
                 hard_state_comes_back_as_it_was
                 hard_state_is_durable_on_return

@@ -228,9 +228,13 @@ fn spawn_threads(
     )?;
     let queues = CloseOnDrop { disk: writes, applying: Arc::clone(&driver.applying) };
     let (published, inbox) = (Arc::clone(&driver.published), Arc::clone(inbox));
+    let (late, tokio) = (Arc::clone(&inbox), Handle::current());
     let run = move || {
-        let _queues = queues;
+        // The clock that deadlines go by is the application's.
+        let _within = tokio.enter();
         driver.run();
+        drop(queues);
+        late.end_calls();
     };
     let driver = spawn(format!("d-engine-{node}-driver"), run, move |why| {
         published.fail(why);

@@ -129,7 +129,8 @@ pub(crate) enum NotTaken {
 }
 
 /// Between two looks whether calls have ended that another thread has.
-const ASK_AGAIN: Duration = Duration::from_millis(2);
+const ASK_AGAIN_MIN: Duration = Duration::from_millis(1);
+const ASK_AGAIN_MAX: Duration = Duration::from_millis(50);
 
 /// A call's end, and what its caller is to do before it waits for that.
 type Along<'a, T> = (Answered<T>, Option<Gathering<'a>>);
@@ -222,7 +223,7 @@ impl Inbox {
         until: tokio::time::Instant,
     ) -> Result<Along<'_, Applied>, NotTaken> {
         self.call_along(command.len(), |waiting| {
-            let (caller, answered) = waiting.begin_write(until.into_std());
+            let (caller, answered) = waiting.begin_write(until);
             (Inbound::Propose { command, caller }, answered)
         })
     }
@@ -231,7 +232,7 @@ impl Inbox {
     /// here, or at `until`. Of many callers one lets others go first.
     pub(crate) fn read_along(&self, by_lease: bool, until: tokio::time::Instant) -> Result<Along<'_, ()>, NotTaken> {
         self.call_along(0, |waiting| {
-            let (caller, answered) = waiting.begin_read(until.into_std());
+            let (caller, answered) = waiting.begin_read(until);
             (Inbound::Read { by_lease, caller }, answered)
         })
     }
@@ -290,7 +291,7 @@ impl Inbox {
     }
 
     /// Ends the calls that are late by now, whoever has them; false: no call waits.
-    fn end_late_calls(&self) -> bool {
+    pub(crate) fn end_late_calls(&self) -> bool {
         let mut callers = Vec::new();
         let some_wait = self.waiting().end_late(Instant::now(), &mut callers);
         callers.into_iter().for_each(Waker::wake);
@@ -299,12 +300,14 @@ impl Inbox {
 
     /// After the driver's end: ends what still waits in time, should the thread that has it hang.
     pub(crate) fn end_calls(&self) {
+        let mut pause = ASK_AGAIN_MIN;
         loop {
             self.waiting().look_now(Instant::now());
             if !self.end_late_calls() {
                 return;
             }
-            std::thread::sleep(ASK_AGAIN);
+            std::thread::sleep(pause);
+            pause = ASK_AGAIN_MAX.min(2 * pause);
         }
     }
 

@@ -178,7 +178,6 @@ impl Runtime {
         if let Some(runtime) = inbox.serve(self) {
             runtime.end();
         }
-        inbox.end_calls();
     }
 
     /// Handles what waits. A panic ends the node and not the thread, which may be any; `None`: there is nothing to drive.
@@ -278,11 +277,14 @@ impl Runtime {
         let until = Instant::now() + LOG_READ_WAIT;
         for read in self.work.log_reads.drain(..) {
             // Asked again and again, because the application's runtime, and its timers, may have ended.
-            while !read.is_finished() && Instant::now() < until {
+            let mut is_late = false;
+            while !read.is_finished() {
+                if !is_late && Instant::now() >= until {
+                    is_late = true;
+                    tracing::warn!("a read of the log does not end; the log stays open until it does");
+                }
+                self.inbox.end_late_calls();
                 std::thread::sleep(Duration::from_millis(1));
-            }
-            if !read.is_finished() {
-                tracing::warn!("a read of the log does not end; the log stays open until it does");
             }
             // It ended, or the tokio runtime did; either way it holds the log no more.
             let _ = self.tokio.block_on(read);

@@ -22,6 +22,7 @@ enum LogFault {
     TruncateForgetsOne,
     ResetKeepsTheBoundary,
     CompactedIsNone,
+    WaitsAgainstItsPromise,
 }
 
 struct BrokenLog {
@@ -35,6 +36,9 @@ impl LogStore for BrokenLog {
         let hole = entries.first().is_some_and(|entry| entry.index > self.inner.last_index() + 1);
         if self.fault == LogFault::AcceptsHoles && hole {
             return Ok(());
+        }
+        if self.fault == LogFault::WaitsAgainstItsPromise {
+            tokio::task::yield_now().await;
         }
         self.inner.persist_entries(entries).await
     }
@@ -114,6 +118,10 @@ impl StorageEngine for BrokenEngine {
     fn is_volatile(&self) -> bool {
         true
     }
+
+    fn never_waits(&self) -> bool {
+        true
+    }
 }
 
 #[async_trait]
@@ -150,6 +158,7 @@ async fn broken_logs_are_found() {
         (LogFault::TruncateForgetsOne, "truncate_removes_the_suffix"),
         (LogFault::ResetKeepsTheBoundary, "reset_empties_the_log_and_keeps_the_vote"),
         (LogFault::CompactedIsNone, "entry_answers_for_every_index"),
+        (LogFault::WaitsAgainstItsPromise, "who_never_waits_is_ready_at_once"),
     ] {
         expect_broken(fault, StorageEngineTestSuite::run_all_tests(fault).await, law);
     }

@@ -2,15 +2,15 @@
 //!
 //! No call has a timer of its own: who sets one and takes it back for each call pays more for it than for everything else that
 //! waiting costs. All that wait are kept together instead ([`Calls`]); the driver's own thread looks for those that are late when the
-//! time of the first of them is over, whatever becomes of the caller's runtime or the node's other threads. What a call has waited in
-//! serves the next one, so that waiting allocates nothing.
+//! time of the first of them is over, without the caller's runtime, and though the disk's or the apply thread may hang. What a call has
+//! waited in serves the next one, so that waiting allocates nothing.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Instant;
 
 use tokio::task::coop::poll_proceed;
+use tokio::time::Instant;
 
 use super::Refusal;
 
@@ -304,7 +304,7 @@ mod tests {
         let crowd: Vec<_> = (0..100 * LOOK_MIN).map(|_| calls.begin(start)).collect();
         drop(crowd);
         assert_eq!(calls.end_late(start, &mut Vec::new()), None);
-        assert!(calls.begun.is_empty() && calls.free.len() <= LOOK_MIN);
+        assert!(calls.begun.capacity() <= LOOK_MIN && calls.free.capacity() <= LOOK_MIN);
     }
 
     #[test]

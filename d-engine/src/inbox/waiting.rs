@@ -28,6 +28,9 @@ pub(crate) struct Outlook {
 /// its thread be busy with something else.
 const GATHERING_MAX: Duration = Duration::from_millis(1);
 
+/// By the clock of the application's runtime, which tests may stop.
+type Deadline = tokio::time::Instant;
+
 /// Between two looks for late calls.
 const LOOKS_APART: Duration = Duration::from_millis(5);
 
@@ -66,8 +69,8 @@ pub(super) struct Waiting {
     /// Calls that wait for their answer, here or elsewhere.
     writes: Calls<Applied>,
     reads: Calls<()>,
-    /// When to look for those that are late.
-    late_at: Option<Instant>,
+    /// The time of the first of them that may be late, and when to look for it.
+    late: Option<(Deadline, Instant)>,
     /// Of items, such that may wait.
     pub(super) has_reads: bool,
     pub(super) has_applied: bool,
@@ -93,7 +96,7 @@ impl Waiting {
             bytes: 0,
             writes: Calls::new(),
             reads: Calls::new(),
-            late_at: None,
+            late: None,
             has_reads: false,
             has_applied: false,
             is_urgent: false,
@@ -143,34 +146,39 @@ impl Waiting {
     }
 
     /// Begins a write that is late from `until` on.
-    pub(super) fn begin_write(&mut self, until: Instant) -> (Caller<Applied>, Answered<Applied>) {
+    pub(super) fn begin_write(&mut self, until: Deadline) -> (Caller<Applied>, Answered<Applied>) {
         self.look_at(until);
         self.writes.begin(until)
     }
 
     /// Begins a read that is late from `until` on.
-    pub(super) fn begin_read(&mut self, until: Instant) -> (Caller<()>, Answered<()>) {
+    pub(super) fn begin_read(&mut self, until: Deadline) -> (Caller<()>, Answered<()>) {
         self.look_at(until);
         self.reads.begin(until)
     }
 
-    fn look_at(&mut self, at: Instant) {
-        self.late_at = Some(self.late_at.map_or(at, |before| before.min(at)));
+    fn look_at(&mut self, until: Deadline) {
+        if self.late.is_none_or(|(before, _)| until < before) {
+            let time = until.saturating_duration_since(Deadline::now());
+            self.late = Some((until, Instant::now() + time));
+        }
     }
 
     /// Ends the calls that are late by now, if it is time to look; their callers are to be woken. False: no call waits.
     pub(super) fn end_late(&mut self, now: Instant, callers: &mut Vec<Waker>) -> bool {
-        if self.late_at.is_some_and(|at| at <= now) {
-            let next = [self.writes.end_late(now, callers), self.reads.end_late(now, callers)];
+        if self.late.is_some_and(|(_, at)| at <= now) {
+            let clock = Deadline::now();
+            let next = [self.writes.end_late(clock, callers), self.reads.end_late(clock, callers)];
+            let next = next.into_iter().flatten().min();
             // Of many that are late one after the other, some are found together.
-            self.late_at = next.into_iter().flatten().min().map(|next| next.max(now + LOOKS_APART));
+            self.late = next.map(|next| (next, now + next.saturating_duration_since(clock).max(LOOKS_APART)));
         }
-        self.late_at.is_some()
+        self.late.is_some()
     }
 
     /// Looks for late calls as soon as that is asked for.
     pub(super) fn look_now(&mut self, now: Instant) {
-        self.late_at = self.late_at.map(|at| at.min(now));
+        self.late = self.late.map(|(until, at)| (until, at.min(now)));
     }
 
     /// Adds one; true: it must be handled now.
@@ -250,7 +258,13 @@ impl Waiting {
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let proposals_at = self.outlook.proposals_at.filter(|_| !self.proposals.is_empty());
         let gathering_until = self.gathering.map(|gathering| gathering.until);
-        self.outlook.wake_at.into_iter().chain(proposals_at).chain(gathering_until).chain(self.late_at).min()
+        self.outlook
+            .wake_at
+            .into_iter()
+            .chain(proposals_at)
+            .chain(gathering_until)
+            .chain(self.late.map(|(_, at)| at))
+            .min()
     }
 
     /// Whether the driver's own thread must be told that it sleeps too long; once, since it looks itself then.

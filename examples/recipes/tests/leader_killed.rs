@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::{Cluster, Embedded, OverTheWire, soon};
-use d_engine::{ClientError, KeyValue, KvChange, Watch, Watched};
+use d_engine::{ClientError, KeyValue, KvChange, Range, Watch, Watched};
 use recipes::RecipeError;
 use recipes::election::{Elected, Leader, Observer};
 use recipes::lock::Lock;
@@ -225,11 +225,13 @@ async fn an_election_moves_on_when_the_elected_client_dies_and_not_when_the_stor
         let store = cluster.store();
         tokio::spawn(async move { Elected::campaign(&store, "e", value, TTL).await })
     };
-    let mut claims = cluster.store().watch(Watch::prefix("election/e/")).await.unwrap();
+    // By a linearizable read: a watch on a node that lags begins with what happened before.
+    let store = cluster.store();
+    let claims = async |count| while store.count(Range::prefix("election/e/")).await.unwrap().count < count {};
     let mut second = campaign("second");
-    soon("the second's claim", claims.next()).await.unwrap();
+    soon("the second's claim", claims(2)).await;
     let third = campaign("third");
-    soon("the third's claim", claims.next()).await.unwrap();
+    soon("the third's claim", claims(3)).await;
     cluster.kill_leader().await;
 
     // The store's leader is gone, and the application's leads on, at the word of the new one.

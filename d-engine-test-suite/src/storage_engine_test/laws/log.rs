@@ -1,7 +1,9 @@
 //! Laws of an open log: what is written is what is read.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
 
 use d_engine_core::{
     ClusterSettings, Entry, EntryKind, Error, LogId, LogStore, LogSummary, Member, MemberKind, Membership,
@@ -228,6 +230,33 @@ pub async fn replace_from_replaces_the_suffix<B: StorageEngineBuilder>(builder: 
     why.refused("replace_from(2, …) after a purge up to 2", purged, "Compacted", compacted)?;
     expect_log(&*log, why, "after a refused replace", LogId::new(3, 2), &entries(3, 4, 3)).await?;
     held()
+}
+
+/// Writes of an engine that has promised never to wait ([`StorageEngine::never_waits`]) are done when they are polled first.
+pub async fn who_never_waits_is_ready_at_once<B: StorageEngineBuilder>(builder: &B) -> LawResult {
+    let why =
+        Why("the engine writes on the thread that drives it, a caller's or a socket's, which has other work to do");
+    let engine = fresh(builder, why).await?;
+    if !engine.never_waits() {
+        return held();
+    }
+    let log = engine.log_store();
+    at_once(why, "persisting 1..=4", log.persist_entries(entries(1, 4, 1)))?;
+    at_once(why, "truncate(4)", log.truncate(4))?;
+    at_once(why, "replace_from(3)", log.replace_from(3, entries(3, 5, 2)))?;
+    at_once(why, "flush()", log.flush())?;
+    let written = [entries(1, 2, 1), entries(3, 5, 2)].concat();
+    expect_log(&*log, why, "after writes that did not wait", LogId::default(), &written).await?;
+    held()
+}
+
+fn at_once(why: Why, doing: &str, write: impl Future<Output = Result<(), Error>>) -> Result<(), Violation> {
+    // Not the budget of the task that runs the law: only what the store does makes it wait.
+    let mut write = pin!(tokio::task::unconstrained(write));
+    match write.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => why.ok(doing, result),
+        Poll::Pending => Err(why.violation(format!("{doing} is done when it is polled first"), "it waits")),
+    }
 }
 
 const BATCH: u64 = 8;
