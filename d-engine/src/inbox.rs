@@ -20,10 +20,11 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use crate::runtime::Runtime;
 use bytes::Bytes;
 use d_engine_core::LogId;
 use d_engine_raft::{Change, Event, Message, NodeId, Rejection};
+
+use crate::runtime::Runtime;
 
 mod calls;
 mod load;

@@ -5,6 +5,7 @@
 //! figure. Everything is written below one directory, which goes at the end.
 
 pub(crate) mod cluster;
+mod figures;
 pub(crate) mod gate;
 pub(crate) mod kv;
 mod machine;

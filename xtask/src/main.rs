@@ -101,7 +101,7 @@ enum Bench {
     /// Three nodes under load, called through a client over gRPC
     Grpc(bench::cluster::Cluster),
     /// Where the time of one call to three nodes goes, from seam to seam
-    Budget(bench::cluster::Cluster),
+    Budget(bench::cluster::Budget),
     /// Counts allocations and system calls of the hot paths, which any machine can judge, against committed figures
     Gate(bench::gate::Gate),
     /// Three nodes beside etcd and the crate of the name d-engine on crates.io, consensus beside openraft, in one run
@@ -129,7 +129,7 @@ fn main() -> ExitCode {
         Task::Bench(Bench::Kv(arguments)) => bench::kv::kv(&arguments),
         Task::Bench(Bench::Embedded(arguments)) => bench::cluster::cluster("embedded", &arguments),
         Task::Bench(Bench::Grpc(arguments)) => bench::cluster::cluster("grpc", &arguments),
-        Task::Bench(Bench::Budget(arguments)) => bench::cluster::cluster("budget", &arguments),
+        Task::Bench(Bench::Budget(arguments)) => bench::cluster::budget(&arguments),
         Task::Bench(Bench::Gate(arguments)) => bench::gate::gate(&arguments),
         Task::Bench(Bench::Peers(arguments)) => bench::peers::peers(&arguments),
         Task::Bench(Bench::Scale(arguments)) => bench::scale::scale(&arguments),

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use super::figures::text;
 use super::machine::Machine;
 use super::{Measured, Places, RUN_LIMIT, SPACE_BYTES, in_scratch, quiet};
 use crate::Failed;
@@ -119,10 +120,6 @@ struct Found {
     measured: Vec<Value>,
     ratios: Vec<Value>,
     skipped: Vec<(String, String)>,
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or("unknown").to_owned()
 }
 
 #[cfg(test)]
